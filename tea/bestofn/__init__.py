@@ -1,0 +1,31 @@
+"""What best-of-N deployment gets: the curve, its forecast beyond n, diagnostics, plans, sampling and reports.
+
+Names are loaded on first use, so that importing the package (as the command line does for its help) costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "BestOfNCurve": "curve",
+    "PairedDifference": "curve",
+    "best_of_n_curve": "curve",
+    "order_weights": "curve",
+    "paired_difference": "curve",
+    "pass_at_n": "curve",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines `name` on first use (PEP 562)."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
