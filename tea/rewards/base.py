@@ -1,0 +1,60 @@
+"""The contract of a reward function, and calling one safely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+Message: TypeAlias = Mapping[str, Any]
+Text: TypeAlias = "str | Sequence[Message]"
+"""A prompt or completion: plain text, or a list of {"role", "content"} messages."""
+
+
+@runtime_checkable
+class RewardFunction(Protocol):
+    """What TRL's trainers accept as one of `reward_funcs`."""
+
+    __name__: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Sequence[float | None]:
+        """One reward per completion, None where this reward does not apply to it.
+
+        Called by keyword. Implementations name what they need and take the rest as ``**kwargs``:
+            prompts: B prompts, plain text or conversations.
+            completions: B completions, of the same kind as the prompts.
+            <column>: the data set's other columns, B entries each, and whatever a trainer adds.
+        """
+
+
+def completion_texts(completions: Sequence[Text]) -> list[str]:
+    """The text of each completion: itself, or the contents of its messages joined."""
+    return [
+        completion if isinstance(completion, str) else "".join(str(message["content"]) for message in completion)
+        for completion in completions
+    ]
+
+
+def score_completions(
+    reward: RewardFunction, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Sequence[Any]]
+) -> list[float | None]:
+    """Call `reward` and check what comes back.
+
+    Returns:
+        One float, or None, per completion.
+
+    Raises:
+        TypeError: the function returned something other than numbers and None.
+        ValueError: it returned another number of rewards than there are completions.
+    """
+    name = reward.__name__
+    # By keyword, as TRL calls it: functions that name only some of the arguments keep working.
+    scores = reward(prompts=prompts, completions=completions, **columns)
+    if hasattr(scores, "tolist"):
+        scores = scores.tolist()
+    try:
+        result = [None if score is None else float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"reward function {name!r} must return a list of numbers or None: {error}") from None
+    if len(result) != len(completions):
+        raise ValueError(f"reward function {name!r} returned {len(result)} rewards for {len(completions)} completions")
+    return result

@@ -1,0 +1,112 @@
+"""From what a user writes on a command line to a reward function."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tea.rewards.base import RewardFunction
+from tea.rewards.verifiers import VERIFIERS
+
+
+def load_reward(spec: str, **model_options: Any) -> RewardFunction:
+    """The reward function that `spec` names.
+
+    Args:
+        spec: one of
+            a verifier's name, "exact_match", "contains_answer" or "last_number";
+            a Python function, "package.module:function", "package.module.function" or "path/to/file.py:function";
+            a server, "https://...";
+            a sequence-classification model, a local directory or a hub id ("org/name").
+            Any of them may be preceded by "name=" to give the reward another name.
+        **model_options: passed to :class:`tea.rewards.RewardModel` (batch_size, device, dtype, ...).
+
+    Raises:
+        ValueError: nothing of that kind can be found (the message says what was tried), or the function cannot be
+            called.
+    """
+    name, separator, target = spec.partition("=")
+    if not separator or not name.replace("_", "").replace("-", "").isalnum():
+        name, target = "", spec
+    if not target:
+        raise ValueError(f"reward {spec!r} is empty after its name")
+    if target in VERIFIERS:
+        return _renamed(VERIFIERS[target], name)
+    if target.startswith(("http://", "https://")):
+        from tea.rewards.remote import RemoteReward
+
+        return RemoteReward(target, name=name or "remote_reward")
+    path, _, attribute = target.rpartition(":")
+    if path.endswith(".py"):
+        return _renamed(_from_file(Path(path), attribute), name)
+    if Path(target).is_dir():
+        return _model(target, name, model_options)
+    if path or ("/" not in target and "." in target):
+        return _renamed(_from_module(*((path, attribute) if path else target.rpartition(".")[::2])), name)
+    if "/" in target:
+        return _model(target, name, model_options)
+    raise ValueError(
+        f"reward {spec!r} is neither a verifier ({', '.join(sorted(VERIFIERS))}), a Python function "
+        "(package.module:function or file.py:function), a directory, a hub id (org/name) nor a web address"
+    )
+
+
+def _model(path: str, name: str, options: dict[str, Any]) -> RewardFunction:
+    from tea.rewards.model import RewardModel
+
+    return RewardModel(path, name=name or None, **options)
+
+
+def _from_file(path: Path, attribute: str) -> RewardFunction:
+    if not path.is_file():
+        raise ValueError(f"reward file {str(path)!r} does not exist")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    if specification is None or specification.loader is None:
+        raise ValueError(f"{str(path)!r} cannot be loaded as Python code")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return _attribute(module, str(path), attribute)
+
+
+def _from_module(module: str, attribute: str) -> RewardFunction:
+    if "" not in sys.path:  # as with `python -m`: modules beside the user's shell are found
+        sys.path.insert(0, "")
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"reward function {module}:{attribute}: {error}") from error
+    return _attribute(loaded, module, attribute)
+
+
+def _attribute(module: object, where: str, attribute: str) -> RewardFunction:
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        functions = sorted(k for k, v in vars(module).items() if callable(v) and not k.startswith("_"))
+        raise ValueError(f"{where} has no function {attribute!r}; it has: {', '.join(functions) or 'none'}")
+    if not hasattr(function, "__name__"):
+        function.__name__ = attribute
+    return function
+
+
+def _renamed(function: RewardFunction, name: str) -> RewardFunction:
+    if not name or name == function.__name__:
+        return function
+
+    def renamed(prompts: Any, completions: Any, **kwargs: Any) -> Any:
+        return function(prompts=prompts, completions=completions, **kwargs)
+
+    renamed.__name__ = name
+    renamed.source = reward_source(function)  # type: ignore[attr-defined]
+    return renamed
+
+
+def reward_source(function: RewardFunction | Callable[..., Any]) -> str:
+    """Where a reward comes from, for the record: a model's path, a server's address or module:function."""
+    source = getattr(function, "source", None)
+    if source is not None:
+        return str(source)
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"

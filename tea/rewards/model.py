@@ -1,0 +1,118 @@
+"""A sequence-classification model as a reward function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tea.rewards.base import Text
+
+
+class RewardModel:
+    """Scores prompt + completion with the single logit of a sequence-classification model.
+
+    The text is built as TRL's GRPOTrainer builds it for reward models: conversations through the reward tokenizer's
+    chat template, plain text by concatenation, no special tokens added, padded on the right.
+
+    Args:
+        model: model id, local path, or a loaded model with one label.
+        tokenizer: the reward model's tokenizer; loaded from `model`'s path by default.
+        name: name of the reward (column name, logs); default: last part of the model's path.
+        batch_size: texts per forward pass; texts are sorted by length first.
+        max_length: texts longer than this many tokens raise; default: the model's `max_position_embeddings`.
+        device: where to put the model; default: CUDA if present, for a loaded model where it is.
+        dtype: weights' dtype when loading, "auto" for the checkpoint's own.
+        trust_remote_code: passed to transformers.
+
+    Raises:
+        ValueError: the model has more than one label, no padding token can be found, or `batch_size` < 1.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        name: str | None = None,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(model, str):
+            self.source = model
+            loaded = AutoModelForSequenceClassification.from_pretrained(
+                model, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            self.source = model.config._name_or_path or type(model).__name__
+            loaded = model
+        if loaded.config.num_labels != 1:
+            raise ValueError(
+                f"reward model {self.source!r} has {loaded.config.num_labels} labels; a reward needs exactly 1"
+            )
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=trust_remote_code)
+        if tokenizer.pad_token_id is None:
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    f"the tokenizer of reward model {self.source!r} has neither a padding nor an end token"
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+        # Sequence classifiers read the logit at the last token that is not padding: they must know which it is.
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+        self.model = loaded.eval() if device is None else loaded.to(device).eval()
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.max_length = max_length or getattr(loaded.config, "max_position_embeddings", None)
+        self.__name__ = name or self.source.rstrip("/").split("/")[-1]
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **kwargs: Any) -> list[float | None]:
+        """Score each completion; see :class:`tea.rewards.RewardFunction`.
+
+        Raises:
+            ValueError: a text is longer than `max_length` tokens, or conversations are given and the tokenizer has
+                no chat template.
+        """
+        if len(completions) == 0:
+            return []
+        texts = [self._text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        lengths = torch.tensor([len(row) for row in ids])
+        if self.max_length is not None and int(lengths.max()) > self.max_length:
+            index = int(lengths.argmax())
+            raise ValueError(
+                f"completion {index} with its prompt is {int(lengths[index])} tokens, more than the {self.max_length} "
+                f"that reward model {self.source!r} takes; nothing is cut silently"
+            )
+        order = torch.argsort(lengths, stable=True).tolist()
+        scores = torch.empty(len(ids), dtype=torch.float64)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            scores[batch] = self._forward([ids[i] for i in batch])
+        return list(scores.tolist())
+
+    @torch.no_grad()
+    def _forward(self, rows: list[list[int]]) -> torch.Tensor:
+        # The tokenizer's own padding side may be the policy's (left): a reward model is padded on the right.
+        inputs = self.tokenizer.pad({"input_ids": rows}, padding=True, padding_side="right", return_tensors="pt")
+        logits = self.model(**inputs.to(self.model.device)).logits
+        return logits[:, 0].double().cpu()
+
+    def _text(self, prompt: Text, completion: Text) -> str:
+        if isinstance(prompt, str) and isinstance(completion, str):
+            return prompt + completion
+        if isinstance(prompt, str) or isinstance(completion, str):
+            raise ValueError("prompt and completion must both be text or both be lists of messages")
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"the tokenizer of reward model {self.source!r} has no chat template, but the prompts are conversations"
+            )
+        return str(self.tokenizer.apply_chat_template([dict(m) for m in (*prompt, *completion)], tokenize=False))
