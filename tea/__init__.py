@@ -1,0 +1,72 @@
+"""Train language models for best-of-N deployment, and measure what it gives.
+
+Names are loaded on first use: importing ``tea`` is instant, its estimators need torch, and only ``tea.trainers``
+needs trl and transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tea.bestofn import best_of_n_curve as best_of_n_curve
+    from tea.estimators import Estimator as Estimator
+    from tea.estimators import EstimatorSpec as EstimatorSpec
+    from tea.estimators import TailStatistics as TailStatistics
+    from tea.estimators import expected_max_normal as expected_max_normal
+    from tea.estimators import get_estimator as get_estimator
+    from tea.estimators import get_estimator_spec as get_estimator_spec
+    from tea.estimators import grpo_advantages as grpo_advantages
+    from tea.estimators import ladder_advantages as ladder_advantages
+    from tea.estimators import list_estimators as list_estimators
+    from tea.estimators import max_at_k_advantages as max_at_k_advantages
+    from tea.estimators import monotone_projection as monotone_projection
+    from tea.estimators import normalize_advantages as normalize_advantages
+    from tea.estimators import pass_at_n_advantages as pass_at_n_advantages
+    from tea.estimators import prefix_tea_advantages as prefix_tea_advantages
+    from tea.estimators import rloo_advantages as rloo_advantages
+    from tea.estimators import tail_statistics as tail_statistics
+    from tea.estimators import tea_advantages as tea_advantages
+
+_HOME = {
+    "best_of_n_curve": "tea.bestofn",
+    **dict.fromkeys(
+        (
+            "Estimator",
+            "EstimatorSpec",
+            "TailStatistics",
+            "expected_max_normal",
+            "get_estimator",
+            "get_estimator_spec",
+            "grpo_advantages",
+            "ladder_advantages",
+            "list_estimators",
+            "max_at_k_advantages",
+            "monotone_projection",
+            "normalize_advantages",
+            "pass_at_n_advantages",
+            "prefix_tea_advantages",
+            "rloo_advantages",
+            "tail_statistics",
+            "tea_advantages",
+        ),
+        "tea.estimators",
+    ),
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,273 @@
+"""What every estimator shares: validation, masking, the monotone projection, centring and scaling.
+
+Nothing here reads a value back to the host on an accelerator, and everything compiles with
+``torch.compile(fullgraph=True)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+Scale = Literal["none", "group", "batch"]
+SCALES: tuple[str, ...] = get_args(Scale)
+
+Table = Sequence[Sequence[float]]
+
+# TRL adds this to the standard deviation that it divides by.
+STD_EPSILON = 1e-4
+
+
+class Group(NamedTuple):
+    """Rewards of a batch of prompts, validated.
+
+    Attributes:
+        rewards: (P, m), float32 or float64; NaN where not valid.
+        valid: (P, m) bool.
+        count: (P, 1) int64, number of valid rollouts of each prompt.
+    """
+
+    rewards: Tensor
+    valid: Tensor
+    count: Tensor
+
+    def filled(self, value: float | Tensor) -> Tensor:
+        """The rewards with ``value`` in place of the invalid ones."""
+        return torch.where(self.valid, self.rewards, value)
+
+
+def values_are_readable(tensor: Tensor) -> bool:
+    """Whether looking at values costs nothing: eager mode and a device that shares the host's memory."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def as_group(rewards: Tensor, mask: Tensor | None = None) -> Group:
+    """Validate rewards and fold the mask and the NaNs into one.
+
+    Args:
+        rewards: (P, m), any real dtype. 16-bit, integer and bool rewards are computed in float32.
+        mask: (P, m) bool, True where the rollout counts. None: all do. NaN rewards never do.
+
+    Raises:
+        TypeError: If ``rewards`` or ``mask`` is not a tensor, or ``rewards`` is complex, or ``mask`` not bool.
+        ValueError: On a wrong shape, fewer than 2 rollouts, or an infinite reward. The last is checked on the
+            CPU in eager mode; elsewhere looking would stall the device, and the advantages of that group come
+            out as NaN instead.
+    """
+    if not isinstance(rewards, Tensor):
+        raise TypeError(f"rewards must be a torch.Tensor of shape (num_prompts, num_generations), got {type(rewards)}")
+    if rewards.ndim != 2:
+        raise ValueError(
+            f"rewards must have shape (num_prompts, num_generations), got {tuple(rewards.shape)}; "
+            "for a flat tensor with contiguous groups use rewards.view(-1, num_generations)"
+        )
+    if rewards.shape[1] < 2:
+        raise ValueError(f"rewards needs at least 2 generations per prompt (dim 1), got shape {tuple(rewards.shape)}")
+    if rewards.is_complex():
+        raise TypeError(f"rewards must be real, got dtype {rewards.dtype}")
+    if rewards.dtype not in (torch.float32, torch.float64):
+        rewards = rewards.float()
+    rewards = rewards.detach()
+    valid = ~torch.isnan(rewards)
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"mask must be a bool tensor, got {mask.dtype if isinstance(mask, Tensor) else type(mask)}")
+        if mask.shape != rewards.shape:
+            raise ValueError(f"mask must have the shape of rewards {tuple(rewards.shape)}, got {tuple(mask.shape)}")
+        valid = valid & mask
+    if values_are_readable(rewards):
+        infinite = torch.isinf(rewards) & valid
+        if infinite.any():
+            prompt, rollout = infinite.nonzero()[0].tolist()
+            raise ValueError(
+                f"rewards must be finite (NaN marks a missing one), got {rewards[prompt, rollout].item()} "
+                f"at prompt {prompt}, rollout {rollout} ({int(infinite.sum())} infinite in all)"
+            )
+    return Group(torch.where(valid, rewards, torch.nan), valid, valid.sum(dim=1, keepdim=True))
+
+
+def group_mean(values: Tensor, group: Group) -> Tensor:
+    """Mean of ``values`` over the valid rollouts of each prompt: (P, 1), NaN for a prompt without any."""
+    return torch.nanmean(torch.where(group.valid, values, torch.nan), dim=1, keepdim=True)
+
+
+def power_of_two_below(x: Tensor) -> Tensor:
+    """The largest power of two not above ``x`` (x >= 0), and 1 for zero: dividing by it is exact."""
+    if x.dtype == torch.float32:
+        power = (x.view(torch.int32) & 0x7F800000).view(torch.float32)
+    else:
+        power = (x.view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
+    return torch.where((power > 0) & torch.isfinite(power), power, 1.0)
+
+
+def reward_std(group: Group, scale: Literal["group", "batch"] = "group") -> Tensor:
+    """Standard deviation of the rewards, divisor n - 1: (P, 1) for ``"group"``, (1, 1) for ``"batch"``.
+
+    NaN where fewer than 2 rollouts are valid. To the last bit what TRL computes, as long as TRL's squares
+    neither overflow nor underflow; here they cannot.
+    """
+    rewards = group.rewards if scale == "group" else group.rewards.reshape(1, -1)
+    deviation = rewards - torch.nanmean(rewards, dim=1, keepdim=True)
+    unit = power_of_two_below(deviation.nan_to_num(0.0).abs().amax(dim=1, keepdim=True))
+    count = torch.sum(~torch.isnan(rewards), dim=1, keepdim=True).to(rewards.dtype)
+    variance = torch.nanmean((deviation / unit) ** 2, dim=1, keepdim=True)
+    variance = variance * torch.where(count > 1, count / (count - 1), torch.nan)
+    return torch.sqrt(variance) * unit
+
+
+def scatter_sorted(values: Tensor, order: Tensor) -> Tensor:
+    """Undo a sort along dim 1: put ``values[:, j]`` at ``order[:, j]``."""
+    return torch.empty_like(values).scatter(1, order, values)
+
+
+def _merge_halves(x: Tensor, half: int) -> Tensor:
+    """Isotonic regression of blocks of ``2 * half`` columns of which both halves are isotonic already.
+
+    Where the halves meet, a suffix of the left and a prefix of the right pool to one value
+    v = max_a min_b mean(left[a:], right[:b]); left of it nothing exceeds v and right of it nothing is below.
+    """
+    blocks = x.view(x.shape[0], -1, 2, half)
+    left, right = blocks[:, :, 0], blocks[:, :, 1]
+    suffix = left.flip(-1).cumsum(-1).unsqueeze(-1)
+    prefix = right.cumsum(-1).unsqueeze(-2)
+    index = torch.arange(1, half + 1, device=x.device)
+    inverse_size = 1.0 / (index[:, None] + index).to(x.dtype)
+    pooled = ((suffix + prefix) * inverse_size).amin(-1).amax(-1, keepdim=True)
+    return torch.stack((torch.minimum(left, pooled), torch.maximum(right, pooled)), dim=2).view(x.shape)
+
+
+def monotone_projection(advantages: Tensor, rewards: Tensor, valid: Tensor | None = None) -> Tensor:
+    r"""Isotonic regression of each prompt's advantages in the order of its rewards.
+
+    The closest nondecreasing function of the reward, in least squares. The influence function of best-of-N
+    never decreases, so this can only bring the advantages nearer to it, and a policy is never rewarded for a
+    worse response. The sum of each group is kept; equal rewards share one advantage; a group that is
+    nondecreasing already is returned as it was, to the last bit.
+
+    Equals the minimax formula :math:`x_i = \max_{j \le i} \min_{k \ge i} \mathrm{mean}(a_j, \dots, a_k)`,
+    computed by merging halves: log2(m) steps and about m^2 / 2 operations per prompt.
+
+    Args:
+        advantages: (P, m), float32 or float64.
+        rewards: (P, m), finite where valid.
+        valid: (P, m) bool; None: all. Invalid entries come out as 0.
+
+    Returns:
+        (P, m), dtype of ``advantages``.
+
+    Checked against ``scipy.optimize.isotonic_regression`` by ``tests/estimators/test_group.py``.
+    """
+    if valid is None:
+        valid = torch.ones_like(rewards, dtype=torch.bool)
+    num_prompts, m = rewards.shape
+    sorted_rewards, order = torch.where(valid, rewards, torch.inf).sort(dim=1)
+    # Invalid entries stand last, and infinitely high: nothing pools with them.
+    a = torch.where(valid, advantages, torch.inf).gather(1, order)
+
+    # Equal rewards: each gets the mean of the advantages of its block, as the first plus the mean difference to
+    # it, which leaves a block of equal advantages untouched.
+    index = torch.arange(m, device=a.device).expand(num_prompts, m)
+    new = sorted_rewards[:, 1:] != sorted_rewards[:, :-1]
+    edge = torch.ones_like(new[:, :1])
+    first = torch.where(torch.cat((edge, new), 1), index, 0).cummax(1).values
+    last = torch.where(torch.cat((new, edge), 1), index, m - 1).flip(1).cummin(1).values.flip(1)
+    anchor = a.gather(1, first)
+    sums = torch.where(torch.isfinite(a), a - anchor, 0.0).cumsum(1)
+    before = torch.where(first > 0, sums.gather(1, (first - 1).clamp(min=0)), 0.0)
+    x = anchor + (sums.gather(1, last) - before) / (last - first + 1)
+
+    width = 1 << (m - 1).bit_length()
+    x = torch.nn.functional.pad(x, (0, width - m), value=torch.inf)
+    half = 1
+    while half < width:
+        x = _merge_halves(x, half)
+        half *= 2
+    return torch.where(valid, scatter_sorted(x[:, :m], order), 0.0)
+
+
+def finalize(raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: str) -> Tensor:
+    """Project, centre, scale, in that order, and give 0 to what is invalid or has no group to compare with.
+
+    Args:
+        raw: (P, m) advantages as the formula gives them; anything where invalid.
+        group: What they were computed from.
+        monotone: Apply :func:`monotone_projection`.
+        center: Subtract the mean over the valid rollouts of the prompt.
+        scale: Divide by (reward standard deviation + 1e-4), of the "group" or the "batch"; or "none".
+
+    Raises:
+        ValueError: If ``scale`` is unknown.
+    """
+    check_scale(scale)
+    if monotone:
+        raw = monotone_projection(raw, group.rewards, group.valid)
+    if center:
+        raw = raw - group_mean(raw, group)
+    if scale != "none":
+        raw = raw / (reward_std(group, "group" if scale == "group" else "batch") + STD_EPSILON)
+    result = torch.where(group.valid & (group.count > 1), raw, 0.0)
+    if values_are_readable(raw):
+        return result
+    # as_group could not look: an infinite reward must not pass for a number.
+    infinite = (torch.isinf(group.rewards) & group.valid).any(dim=1, keepdim=True)
+    return torch.where(infinite, torch.nan, result)
+
+
+def normalize_advantages(advantages: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Divide by the root mean square over the whole batch.
+
+    Fixes the step size, which otherwise depends on N and on the tail fraction, and keeps the weights between
+    prompts: those with an informative tail count for more.
+
+    Args:
+        advantages: (P, m) or (B,), float.
+        mask: True where the rollout counts. None: all do.
+
+    Returns:
+        Same shape and dtype; all zeros stay zeros.
+    """
+    counted = advantages if mask is None else torch.where(mask, advantages, 0.0)
+    unit = power_of_two_below(counted.abs().amax())
+    size = counted.numel() if mask is None else mask.sum()
+    rms = ((counted / unit) ** 2).sum().div(size).sqrt()
+    return torch.where(rms > 0, counted / unit / rms, 0.0)
+
+
+def by_count(table: Tensor, group: Group) -> Tensor:
+    """Look up each prompt's row of a table that is indexed by the number of valid rollouts: (P, ...)."""
+    return table[group.count.squeeze(1)]
+
+
+@lru_cache(maxsize=1024)
+def _cached_tensor(build: Callable[..., Table], args: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(build(*args), dtype=dtype, device=device)
+
+
+# The compiler runs this while tracing and keeps what it returns; it cannot trace a quadrature.
+@torch.compiler.assume_constant_result
+def constant(build: Callable[..., Table], *args: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``torch.tensor(build(*args))``, computed and uploaded once per dtype and device."""
+    return _cached_tensor(build, args, dtype, device)
+
+
+def check_scale(scale: str) -> None:
+    """Raise ValueError unless ``scale`` is one of "none", "group", "batch"."""
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
+
+
+def check_target_n(target_n: float) -> None:
+    """Raise ValueError unless ``target_n`` is a finite number >= 1."""
+    if isinstance(target_n, (bool, str)) or not math.isfinite(target_n) or target_n < 1:
+        raise ValueError(f"target_n must be a finite number >= 1, got {target_n!r}")
+
+
+def check_tail_fraction(tail_fraction: float) -> None:
+    """Raise ValueError unless ``tail_fraction`` is in (0, 1]."""
+    if isinstance(tail_fraction, (bool, str)) or not 0.0 < tail_fraction <= 1.0:
+        raise ValueError(f"tail_fraction must be in (0, 1], got {tail_fraction!r}")

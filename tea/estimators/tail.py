@@ -1,0 +1,164 @@
+"""TEA, the tail-extrapolated advantage, and the tail statistics that it is made of."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tea.estimators.group import (
+    Group,
+    as_group,
+    by_count,
+    check_tail_fraction,
+    check_target_n,
+    constant,
+    finalize,
+    power_of_two_below,
+)
+from tea.estimators.normal import tail_slope
+
+
+def tail_count(num_generations: int, tail_fraction: float) -> int:
+    """Number of rollouts in the tail, k = max(ceil(alpha * m), 2); for m < 2 it is m."""
+    # 0.1 * 30 is 3.0000000000000004 in floating point: not a reason for a fourth rollout.
+    k = math.ceil(tail_fraction * num_generations - 1e-9)
+    return min(max(k, 2), num_generations)
+
+
+def _tail_table(m: int, target_n: float, tail_fraction: float) -> list[list[float]]:
+    """Per number of valid rollouts 0 .. m: tail count, slope c~ at the effective fraction, leading factor."""
+    rows = []
+    for count in range(m + 1):
+        k = tail_count(count, tail_fraction)
+        rows.append([k, tail_slope(target_n, k / count), count / k] if count > 1 else [k, 0.0, 0.0])
+    return rows
+
+
+class _Tail(NamedTuple):
+    """The k largest rewards of each prompt, measured from the k-th; every tensor is (P, 1)."""
+
+    threshold: Tensor
+    unit: Tensor  # power of two that the next two are divided by, so that no square over- or underflows
+    excess: Tensor  # mean - threshold
+    std: Tensor  # divisor k - 1; 1 where all k rewards are equal
+    slope: Tensor
+    factor: Tensor
+
+
+def _upper_tail(group: Group, target_n: float, tail_fraction: float) -> _Tail:
+    m = group.rewards.shape[1]
+    table = constant(
+        _tail_table, m, target_n, tail_fraction, dtype=group.rewards.dtype, device=group.rewards.device
+    )
+    k, slope, factor = by_count(table, group).split(1, dim=1)
+    top = group.filled(-torch.inf).topk(tail_count(m, tail_fraction), dim=1).values
+    member = torch.arange(top.shape[1], device=top.device) < k
+    threshold = top.gather(1, (k - 1).clamp(min=0).long())
+    above = torch.where(member, top - threshold, 0.0)
+    unit = power_of_two_below(above[:, :1])
+    above = above / unit
+    excess = above.sum(1, keepdim=True) / k
+    variance = torch.where(member, (above - excess) ** 2, 0.0).sum(1, keepdim=True) / (k - 1)
+    return _Tail(threshold, unit, excess, torch.where(variance > 0, variance.sqrt(), 1.0), slope, factor)
+
+
+def tail_shaped_reward(above: Tensor, excess: Tensor, std: Tensor, slope: Tensor) -> Tensor:
+    r"""T(u) as a function of :math:`w = u - r`, with :math:`\delta = \mu_\alpha - r`.
+
+    .. math:: T = w \left[ 1 + \frac{\tilde c}{2 \sigma_\alpha} (w - 2 \delta) \right], \quad w \ge 0
+
+    which is :math:`(u - r) + \tilde c / (2 \sigma_\alpha) \, [(u - \mu_\alpha)^2 - (r - \mu_\alpha)^2]`, free of
+    the location. 0 for w <= 0.
+    """
+    above = above.clamp(min=0.0)
+    return above * (1.0 + slope * (above - 2.0 * excess) / (2.0 * std))
+
+
+def tea_advantages(
+    rewards: Tensor,
+    target_n: float,
+    tail_fraction: float = 0.25,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""TEA: the policy gradient of best-of-N, extrapolated from m < N rollouts by a Gaussian upper tail.
+
+    With the threshold r (the k-th largest reward, k = max(ceil(alpha m), 2)), the mean and standard deviation of
+    the k largest (divisor k - 1), and alpha = k / m,
+
+    .. math::
+        A_i = \frac{1}{\alpha} 1\{R_i \ge r\} \, T(R_i), \quad
+        T(u) = (u - r) + \frac{\tilde c}{2 \sigma_\alpha} \left[ (u - \mu_\alpha)^2 - (r - \mu_\alpha)^2 \right],
+        \quad \tilde c = \frac{c_N - h}{s}
+
+    Source: Li, Qian, Mou, arXiv 2605.10716. Bias O(1/m), variance O(log N / m). T dips below zero just above r:
+    the tail must spread, not only shift; ``monotone=True`` takes the dip out.
+
+    Args:
+        rewards: (P, m) float; higher is better; NaN marks a missing one.
+        target_n: N, samples per prompt at deployment, >= 1.
+        tail_fraction: alpha, in (0, 1]: the share of rollouts that counts as tail.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
+        center: Subtract the group mean.
+        scale: "none", or divide by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, to be averaged over the group: positive ones are to become more likely. float64 for
+        float64 rewards, else float32. Zeros for a tail of equal rewards.
+
+    Raises:
+        TypeError, ValueError: On bad arguments, see :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_tail.py``.
+    """
+    check_target_n(target_n)
+    check_tail_fraction(tail_fraction)
+    group = as_group(rewards, mask)
+    tail = _upper_tail(group, target_n, tail_fraction)
+    above = (group.filled(-torch.inf) - tail.threshold) / tail.unit
+    raw = tail_shaped_reward(above, tail.excess, tail.std, tail.slope) * tail.factor * tail.unit
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale)
+
+
+class TailStatistics(NamedTuple):
+    """Upper tail of each prompt's rewards; all (P,), NaN where fewer than 2 rollouts are valid.
+
+    Attributes:
+        threshold: The k-th largest reward.
+        mean: Mean of the k largest.
+        std: Their standard deviation, divisor k - 1.
+        best_of_n: Forecast of the expected best of ``target_n`` samples, mean + c~ * std.
+    """
+
+    threshold: Tensor
+    mean: Tensor
+    std: Tensor
+    best_of_n: Tensor
+
+
+def tail_statistics(
+    rewards: Tensor, target_n: float, tail_fraction: float = 0.25, *, mask: Tensor | None = None
+) -> TailStatistics:
+    r"""Tail mean and standard deviation, and the best-of-N value that they forecast under a Gaussian tail.
+
+    .. math:: V_N \approx \mu_\alpha + \tilde c \, \sigma_\alpha, \quad \tilde c = (c_N - h) / s
+
+    Source: arXiv 2605.10716. Arguments and errors as in :func:`tea_advantages`.
+
+    Checked by ``tests/estimators/test_tail.py``.
+    """
+    check_target_n(target_n)
+    check_tail_fraction(tail_fraction)
+    group = as_group(rewards, mask)
+    tail = _upper_tail(group, target_n, tail_fraction)
+    std = torch.where(tail.excess > 0, tail.std * tail.unit, 0.0)
+    mean = tail.threshold + tail.excess * tail.unit
+    values = torch.cat((tail.threshold, mean, std, mean + tail.slope * std), dim=1)
+    return TailStatistics(*torch.where(group.count > 1, values, torch.nan).unbind(1))
