@@ -15,8 +15,8 @@ from tea.estimators.order import check_rungs, max_at_k_spacing_weights, spacing_
 
 
 def default_rungs(num_generations: int) -> tuple[int, int]:
-    """Two rungs, (m/4, m): the lower one plays the part of 1 / tail fraction; (1, m) below m = 8."""
-    return max(num_generations // 4, 1), num_generations
+    """Two rungs, (m/4, m): the lower one plays the part of 1 / tail fraction; (2, m) below m = 12, (1, 2) at 2."""
+    return max(num_generations // 4, min(2, num_generations - 1)), num_generations
 
 
 @lru_cache(maxsize=64)
@@ -125,8 +125,9 @@ def ladder_advantages(
         rewards: (P, m) float; higher is better; NaN marks a missing one.
         target_n: N, samples per prompt at deployment, >= 1.
         rungs: At least two increasing k's, 1 <= k <= m; with more than two, the best linear unbiased combination
-            against a Gaussian. Default (m/4, m), and (1, m) below m = 8. A prompt with fewer valid rollouts
-            uses the rungs within them, or its own default where fewer than two are.
+            against a Gaussian. Default (m/4, m), (2, m) below m = 12. A prompt with fewer valid rollouts uses the
+            rungs within them, or its own default where fewer than two are. Rung 1 is best left out: its
+            baseline is the centring alone, which biases it by 1/m of its coefficient.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
         center: Subtract the group mean.

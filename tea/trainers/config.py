@@ -1,0 +1,119 @@
+"""Training arguments: TRL's, and what the estimators need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from trl import GRPOConfig
+
+from tea.estimators import EstimatorSpec, get_estimator, get_estimator_spec
+from tea.estimators.group import check_tail_fraction, check_target_n
+
+
+@dataclass
+class TEAConfig(GRPOConfig):
+    r"""[`~trl.GRPOConfig`] with the options of the advantage estimator. Validated on construction.
+
+    TRL's own options keep their meaning. In particular ``scale_rewards`` divides the advantages by the reward
+    standard deviation of the "group" or the "batch", or by nothing ("none").
+
+    Args:
+        advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
+            `TEATrainer`, "prefix_tea" for `PrefixTEATrainer`, "grpo" for `AdvantageTrainer`).
+        target_n: N, the number of samples per prompt at deployment, of which the best is returned.
+        tail_fraction: Share of a group's rollouts that counts as its upper tail, in (0, 1].
+        monotone: Make the advantages nondecreasing in the reward (isotonic projection). None: what is
+            recommended for the estimator in training (on for those that extrapolate a tail).
+        normalize_advantages: Divide the advantages by their root mean square over the global generation batch, so
+            that the step size depends neither on N nor on the tail fraction. None: on, except for estimators that
+            come at a step size of their own (GRPO, RLOO).
+        k: For `max_at_k`, the number of samples whose best is aimed at; at most `num_generations`.
+        rungs: For `ladder`, increasing k's, at most `num_generations`.
+        order: For `prefix_tea`, the order of bias correction.
+        prefix_sizes: For `prefix_tea`, increasing sizes below `num_generations`.
+        shrinkage: For `prefix_tea`, weight of the Gaussian prior on the tail variance, in pseudo-observations.
+        estimator_kwargs: Any other option of the estimator, such as ``{"prior": [1, 1]}``.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "estimator_kwargs"]
+
+    advantage_estimator: str | None = field(
+        default=None,
+        metadata={"help": "Name of the advantage estimator, see `tea estimators`. Default: the trainer's own."},
+    )
+    target_n: int = field(
+        default=128, metadata={"help": "N: samples per prompt at deployment, of which the best is returned."}
+    )
+    tail_fraction: float = field(
+        default=0.25, metadata={"help": "Share of a group's rollouts that counts as its upper tail, in (0, 1]."}
+    )
+    monotone: bool | None = field(
+        default=None,
+        metadata={"help": "Make advantages nondecreasing in the reward. Default: as recommended for the estimator."},
+    )
+    normalize_advantages: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Divide the advantages by their root mean square over the global generation batch. Default: on, "
+            "except for estimators with a step size of their own (grpo, rloo)."
+        },
+    )
+    k: int | None = field(default=None, metadata={"help": "max_at_k: number of samples whose best is aimed at."})
+    rungs: list[int] | None = field(
+        default=None, metadata={"help": "ladder: increasing k's, at most num_generations. Default (m/4, m)."}
+    )
+    order: int | None = field(default=None, metadata={"help": "prefix_tea: order of bias correction. Default 2."})
+    prefix_sizes: list[int] | None = field(
+        default=None, metadata={"help": "prefix_tea: increasing sizes below num_generations. Default m/2 .. m-1."}
+    )
+    shrinkage: float | None = field(
+        default=None, metadata={"help": "prefix_tea: weight of the Gaussian prior on the tail variance. Default 2."}
+    )
+    estimator_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Any other option of the estimator, as JSON: \'{"prior": [1, 1]}\'.'}
+    )
+
+    _ESTIMATOR_OPTIONS: ClassVar[tuple[str, ...]] = ("k", "rungs", "order", "prefix_sizes", "shrinkage")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_target_n(self.target_n)
+        check_tail_fraction(self.tail_fraction)
+        if self.estimator_kwargs is not None and not isinstance(self.estimator_kwargs, dict):
+            raise ValueError(f"estimator_kwargs must be a mapping, got {self.estimator_kwargs!r}")
+        if self.advantage_estimator is not None:
+            spec = get_estimator_spec(self.advantage_estimator)
+            get_estimator(spec.name, **self.estimator_options(spec))
+
+    def estimator_options(self, spec: EstimatorSpec) -> dict[str, Any]:
+        """The options for that estimator.
+
+        Raises:
+            ValueError: If one is set that it does not have.
+        """
+        extra = self.estimator_kwargs if isinstance(self.estimator_kwargs, dict) else {}
+        options = dict(extra)
+        for name in self._ESTIMATOR_OPTIONS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if name not in spec.parameters:
+                raise ValueError(f"{name}={value!r} is set, but the estimator {spec.name!r} has no such option")
+            if name in extra:
+                raise ValueError(f"{name} is set twice, in estimator_kwargs too")
+            options[name] = value
+        shared = {
+            "target_n": self.target_n,
+            "tail_fraction": self.tail_fraction,
+            "monotone": spec.monotone_in_training if self.monotone is None else self.monotone,
+            "scale": self.scale_rewards,
+        }
+        for name, value in shared.items():
+            if name in extra:
+                raise ValueError(
+                    f"set {'scale_rewards' if name == 'scale' else name} itself rather than in estimator_kwargs"
+                )
+            if name in spec.parameters:
+                options[name] = value
+        return options

@@ -1,0 +1,272 @@
+"""TRL's GRPO trainer with the advantage estimator as a parameter. All use of TRL's private methods is here."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from tea.estimators import (
+    Estimator,
+    get_estimator,
+    get_estimator_spec,
+    normalize_advantages,
+    tail_statistics,
+)
+from tea.trainers.config import TEAConfig
+
+AdvantageEstimator = Callable[..., Tensor]
+
+
+def _accepts_mask(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+    return "mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+class AdvantageTrainer(GRPOTrainer):
+    """[`~trl.GRPOTrainer`] whose advantages come from any estimator.
+
+    Everything else is TRL's: generation, reward functions and their weights, loss, KL, clipping, logging. Logged
+    besides TRL's metrics, over the rollouts that were trained on:
+
+    - ``tea/best_of_n``: the best-of-`target_n` reward that their upper tails forecast;
+    - ``tea/tail_mean``, ``tea/tail_std``: of the upper `tail_fraction` of each group;
+    - ``tea/frac_degenerate_groups``: share of groups in which all advantages are zero;
+    - ``tea/frac_binary_groups``: share of groups whose rewards are all 0 or 1;
+    - ``tea/advantage_time``: seconds per generation batch spent on advantages and these metrics.
+
+    Args:
+        model, reward_funcs, args, train_dataset, ...: As TRL's. `args` may be a `TEAConfig` or a plain
+            `GRPOConfig`, which stands for a `TEAConfig` with the defaults.
+        advantage_estimator: A name from `tea.list_estimators()`, or any callable that maps rewards
+            (num_prompts, num_generations), float32, to advantages of that shape; positive ones become more likely.
+            It may take ``mask`` (bool, True where the reward counts); without it, missing rewards are NaN. It is
+            called once on made-up rewards when the trainer is built, to find what is wrong with it before
+            anything is generated. A callable's result is used as it is: `target_n`, `tail_fraction`, `monotone`
+            and `scale_rewards` are its own affair, and `normalize_advantages` is off unless set to True.
+            Default: `args.advantage_estimator`, else "grpo".
+
+    Raises:
+        ValueError: On an unknown name or an option out of range, `num_generations` too small for the estimator,
+            `multi_objective_aggregation="normalize_then_sum"`, and an estimator that returns the wrong shape or
+            NaN.
+    """
+
+    _tag_names = ["trl", "grpo", "tea"]  # noqa: RUF012 (TRL declares it so)
+    _default_estimator = "grpo"
+    _fixed_estimator = False
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        *other_args: Any,
+        advantage_estimator: str | AdvantageEstimator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is not None:
+            # Before TRL loads a model: a wrong option should cost nothing.
+            self._prepare_estimator(args, advantage_estimator)
+        super().__init__(model, reward_funcs, args, *other_args, **kwargs)
+        if args is None:
+            self._prepare_estimator(self.args, advantage_estimator)
+        self._gathered_rewards: Tensor | None = None
+        self._warned_binary = False
+
+    def _prepare_estimator(self, args: GRPOConfig, advantage_estimator: str | AdvantageEstimator | None) -> None:
+        options = args if isinstance(args, TEAConfig) else None
+        configured = options.advantage_estimator if options is not None else None
+        if advantage_estimator is not None and configured is not None and advantage_estimator != configured:
+            raise ValueError(
+                f"advantage_estimator is given twice: {advantage_estimator!r} to the trainer and {configured!r} in args"
+            )
+        chosen = advantage_estimator if advantage_estimator is not None else configured or self._default_estimator
+        if args.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                f"multi_objective_aggregation={args.multi_objective_aggregation!r} has no best-of-N meaning: what is "
+                "deployed selects by the weighted sum of the rewards; use 'sum_then_normalize'"
+            )
+        own = self._default_estimator
+        if type(self)._fixed_estimator and chosen != own:
+            raise ValueError(f"{type(self).__name__} is for {own!r}; use AdvantageTrainer for {chosen!r}")
+        if isinstance(chosen, str):
+            spec = get_estimator_spec(chosen)
+            if options is None:
+                defaults = {"target_n": TEAConfig.target_n, "tail_fraction": TEAConfig.tail_fraction}
+                bound = {k: v for k, v in defaults.items() if k in spec.parameters}
+                bound |= {"monotone": spec.monotone_in_training, "scale": args.scale_rewards}
+            else:
+                bound = options.estimator_options(spec)
+            self.advantage_estimator: AdvantageEstimator = get_estimator(chosen, **bound)
+            normalize = not spec.own_scale
+        elif callable(chosen):
+            self.advantage_estimator = chosen
+            normalize = False
+        else:
+            raise TypeError(f"advantage_estimator must be a name or a callable, got {type(chosen)}")
+        configured_normalize = options.normalize_advantages if options is not None else None
+        self._normalize = normalize if configured_normalize is None else configured_normalize
+        self._pass_mask = _accepts_mask(self.advantage_estimator)
+        self._target_n = options.target_n if options is not None else TEAConfig.target_n
+        self._tail_fraction = options.tail_fraction if options is not None else TEAConfig.tail_fraction
+        self._probe_estimator(args)
+
+    @property
+    def estimator_name(self) -> str:
+        """Name of the estimator, or of the callable."""
+        estimator = self.advantage_estimator
+        if isinstance(estimator, Estimator):
+            return estimator.spec.name
+        return getattr(estimator, "__name__", type(estimator).__name__)
+
+    def _probe_estimator(self, args: GRPOConfig) -> None:
+        sizes = {"num_generations": args.num_generations}
+        if args.do_eval or args.eval_strategy != "no":
+            sizes["num_generations_eval"] = args.num_generations_eval or args.num_generations
+        for name, m in sizes.items():
+            if m < 2:  # evaluation alone can have one; TRL gives it advantage 0 and so do we
+                continue
+            prompts = max(args.generation_batch_size // m, 1)
+            # 0/1 rewards are what every estimator can take; a generator of its own leaves the run's seed alone.
+            generator = torch.Generator().manual_seed(0)
+            rewards = torch.randint(0, 2, (prompts, m), generator=generator).float().to(args.device)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    self._advantages_of(rewards)
+                except Exception as error:
+                    raise ValueError(
+                        f"advantage estimator {self.estimator_name!r} fails on rewards of shape "
+                        f"(num_prompts, {name}) = {(prompts, m)}: {error}"
+                    ) from error
+
+    def _advantages_of(self, rewards: Tensor) -> Tensor:
+        """Advantages (P, m) of rewards (P, m), NaN where missing; checked."""
+        valid = ~torch.isnan(rewards)
+        arguments = {"mask": valid} if self._pass_mask else {}
+        advantages = self.advantage_estimator(rewards, **arguments)
+        if not isinstance(advantages, Tensor) or advantages.shape != rewards.shape:
+            given = tuple(advantages.shape) if isinstance(advantages, Tensor) else type(advantages)
+            raise ValueError(
+                f"advantage estimator {self.estimator_name!r} must return a tensor of the shape of the rewards "
+                f"{tuple(rewards.shape)}, got {given}"
+            )
+        advantages = torch.where(valid, advantages.detach().to(rewards.dtype), 0.0)
+        if not torch.isfinite(advantages).all():
+            prompt = int((~torch.isfinite(advantages)).any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"advantage estimator {self.estimator_name!r} returned NaN or infinity for the rewards "
+                f"{rewards[prompt].tolist()}"
+            )
+        return normalize_advantages(advantages, valid) if self._normalize else advantages
+
+    # --- The hook into TRL: `tests/trainers/test_hook.py` says what moved when a new TRL breaks it. ---
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # (B_global, num_reward_funcs), gathered
+        infinite = torch.isinf(rewards_per_func)
+        if infinite.any():
+            row, column = infinite.nonzero()[0].tolist()
+            raise ValueError(
+                f"reward function {self.reward_func_names[column]!r} returned {rewards_per_func[row, column].item()} "
+                f"for completion {row} of the batch; rewards must be finite (None or NaN marks a missing one)"
+            )
+        self._gathered_rewards = rewards_per_func
+        return rewards_per_func
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        num_generations = self.num_generations if mode == "train" else self.num_generations_eval
+        rewards_per_func, self._gathered_rewards = self._gathered_rewards, None
+        assert rewards_per_func is not None, "TRL no longer calls _calculate_rewards"
+        if num_generations < 2:
+            return output
+        start = time.perf_counter()
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
+        rewards = rewards.view(-1, num_generations)
+        advantages = self._advantages_of(rewards)
+        self._log_tail(mode, rewards, advantages)
+        self._metrics[mode]["tea/advantage_time"].append(time.perf_counter() - start)
+
+        flat = advantages.flatten()
+        local = len(output["advantages"])
+        first = self.accelerator.process_index * local
+        output["advantages"] = flat[first : first + local]
+        logged = self._logs["advantages"]  # TRL has just appended GRPO's
+        for _ in range(min(len(logged), len(flat))):
+            logged.pop()
+        logged.extend(flat.tolist())
+        return output
+
+    def _log_tail(self, mode: str, rewards: Tensor, advantages: Tensor) -> None:
+        tail = tail_statistics(rewards, self._target_n, self._tail_fraction)
+        missing = torch.isnan(rewards)
+        binary = (missing | (rewards == 0) | (rewards == 1)).all(dim=1) & ~missing.all(dim=1)
+        values = torch.stack(
+            (
+                tail.best_of_n.nanmean(),
+                tail.mean.nanmean(),
+                tail.std.nanmean(),
+                (advantages == 0).all(dim=1).float().mean(),
+                binary.float().mean(),
+            )
+        ).tolist()  # the only transfer to the host
+        names = ("best_of_n", "tail_mean", "tail_std", "frac_degenerate_groups", "frac_binary_groups")
+        for name, value in zip(names, values, strict=True):
+            self._metrics[mode][f"tea/{name}"].append(value)
+        estimator = self.advantage_estimator
+        if values[-1] == 1.0 and isinstance(estimator, Estimator) and estimator.spec.gaussian_tail:
+            self._warn_binary()
+
+    def _warn_binary(self) -> None:
+        if not self._warned_binary:
+            self._warned_binary = True
+            warnings.warn(
+                f"all rewards of the batch are 0 or 1: the upper tail that {self.estimator_name!r} extrapolates does "
+                "not exist; use advantage_estimator='pass_at_n'",
+                stacklevel=2,
+            )
+
+
+# For the model card that TRL writes.
+_TEA_PAPER = {
+    "title": "What should post-training optimize? A test-time scaling law perspective",
+    "id": "2605.10716",
+    "citation": """\
+@article{li2026posttraining,
+    title  = {What should post-training optimize? A test-time scaling law perspective},
+    author = {Li and Qian and Mou},
+    year   = 2026,
+    eprint = {arXiv:2605.10716},
+}""",
+}
+
+
+class TEATrainer(AdvantageTrainer):
+    """Trains for best-of-`target_n` with TEA: `AdvantageTrainer` whose estimator is "tea" by default."""
+
+    _name = "TEA"
+    _paper = _TEA_PAPER
+    _default_estimator = "tea"
+    _fixed_estimator = True
+
+
+class PrefixTEATrainer(AdvantageTrainer):
+    """Trains for best-of-`target_n` with Prefix-TEA: `AdvantageTrainer` whose estimator is "prefix_tea" by default."""
+
+    _name = "Prefix-TEA"
+    _paper = _TEA_PAPER
+    _default_estimator = "prefix_tea"
+    _fixed_estimator = True
