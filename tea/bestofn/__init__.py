@@ -15,6 +15,17 @@ _EXPORTS = {
     "order_weights": "curve",
     "paired_difference": "curve",
     "pass_at_n": "curve",
+    "RewardTable": "io",
+    "read_rewards": "io",
+    "SamplingConfig": "generate",
+    "TransformersGenerator": "generate",
+    "VLLMGenerator": "generate",
+    "PromptSet": "sample",
+    "Run": "sample",
+    "evaluate": "sample",
+    "load_prompts": "sample",
+    "load_run": "sample",
+    "score_run": "sample",
 }
 
 __all__ = sorted(_EXPORTS)

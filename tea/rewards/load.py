@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +103,7 @@ def _renamed(function: RewardFunction, name: str) -> RewardFunction:
 
     renamed.__name__ = name
     renamed.source = reward_source(function)  # type: ignore[attr-defined]
+    renamed.fingerprint = reward_fingerprint(function)  # type: ignore[attr-defined]
     return renamed
 
 
@@ -110,3 +113,14 @@ def reward_source(function: RewardFunction | Callable[..., Any]) -> str:
     if source is not None:
         return str(source)
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def reward_fingerprint(function: RewardFunction | Callable[..., Any]) -> str | None:
+    """A hash of the model's weights or the function's source, to tell an edited reward from the old one; or None."""
+    known = getattr(function, "fingerprint", None)
+    if known is not None:
+        return str(known)
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    except (OSError, TypeError):  # no source at hand: a callable object, a built-in
+        return None

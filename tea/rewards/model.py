@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,7 @@ class RewardModel:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_length = max_length or getattr(loaded.config, "max_position_embeddings", None)
+        self.fingerprint = weights_fingerprint(loaded)
         self.__name__ = name or self.source.rstrip("/").split("/")[-1]
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **kwargs: Any) -> list[float | None]:
@@ -116,3 +118,14 @@ class RewardModel:
                 f"the tokenizer of reward model {self.source!r} has no chat template, but the prompts are conversations"
             )
         return str(self.tokenizer.apply_chat_template([dict(m) for m in (*prompt, *completion)], tokenize=False))
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A hash of every parameter's name, shape and a sample of its values: tells retrained weights from the old ones."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
