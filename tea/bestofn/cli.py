@@ -1,0 +1,278 @@
+"""The best-of-N commands of the command line; :func:`register` mounts them on an app.
+
+torch, transformers, scipy and matplotlib are imported inside the commands, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+_FILE = Annotated[
+    Path, typer.Argument(help="JSONL, Parquet, CSV or .npy file of rewards, or a directory written by `tea eval`.")
+]
+_REWARD_COLUMN = Annotated[
+    Optional[str],  # noqa: UP045 - typer evaluates the annotation, on Python 3.10 too
+    typer.Option("--reward", help='Reward column; default "reward", or the only one of an evaluation.'),
+]
+_PROMPT_COLUMN = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--prompt", help='Column that tells prompts apart; default "prompt_id", else "prompt".'),
+]
+_MODEL_FILTER = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--model", help="Use only rows whose `model` column is this."),
+]
+_NUM_SAMPLES = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--samples", help="Use only the first this many samples of each prompt."),
+]
+_NS = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--ns", help="Values of N, separated by commas."),
+]
+_LEVEL = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command("eval")(eval_command)
+    app.command("score")(score_command)
+    app.command("curve")(curve_command)
+
+
+def eval_command(
+    model: Annotated[str, typer.Argument(help="Causal language model: hub id or local directory.")],
+    dataset: Annotated[str, typer.Option(help="Prompts: JSONL, CSV or Parquet file, saved data set, or hub id.")],
+    output_dir: Annotated[Path, typer.Option(help="New directory, or that of an interrupted run to resume.")],
+    reward: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Reward model (path or hub id), verifier, module:function or URL; repeat for several; "
+            "name=... renames. Without one, completions are only stored (see `tea score`)."
+        ),
+    ] = None,
+    adapter: Annotated[Optional[str], typer.Option(help="LoRA adapter to put on the model.")] = None,  # noqa: UP045
+    split: Annotated[Optional[str], typer.Option(help="Split of the data set.")] = None,  # noqa: UP045
+    prompt_column: Annotated[str, typer.Option(help="Column of prompts, text or conversations.")] = "prompt",
+    limit: Annotated[Optional[int], typer.Option(help="Only the first this many prompts.")] = None,  # noqa: UP045
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", help="Completions per prompt.")] = 64,
+    max_completion_length: Annotated[int, typer.Option(help="Most new tokens per completion.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, for one sample.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus mass.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Most probable tokens kept; 0 keeps all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 42,
+    engine: Annotated[str, typer.Option(help='"transformers" or "vllm".')] = "transformers",
+    max_batch_tokens: Annotated[
+        int, typer.Option(help="Rows times tokens of one batch (transformers): lower it when memory runs out.")
+    ] = 65536,
+    dtype: Annotated[str, typer.Option(help="Weights' dtype, or auto.")] = "auto",
+    device: Annotated[Optional[str], typer.Option(help="Default: CUDA if present.")] = None,  # noqa: UP045
+    reward_batch_size: Annotated[int, typer.Option(help="Texts per forward pass of a reward model.")] = 32,
+    ns: _NS = None,
+    select_by: Annotated[Optional[str], typer.Option(help="Reward that selects; default: each its own.")] = None,  # noqa: UP045
+    level: _LEVEL = 0.95,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+    json: _JSON = False,
+) -> None:
+    """Sample n completions per prompt, score and store them, and print the best-of-N curve.
+
+    Run it again after it was killed and it goes on where it stopped. Under `accelerate launch -m tea.cli eval ...`
+    the processes share the prompts.
+    """
+    with _errors():
+        if engine not in ("transformers", "vllm"):
+            raise ValueError(f'engine must be "transformers" or "vllm", got {engine!r}')
+        from tea.bestofn.generate import Generator, SamplingConfig, TransformersGenerator, VLLMGenerator
+        from tea.bestofn.sample import evaluate, load_prompts
+        from tea.rewards import load_reward
+
+        config = SamplingConfig(
+            num_samples=num_samples,
+            max_completion_length=max_completion_length,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+        )
+        counts = _parse_ns(ns)
+        if counts and max(counts) > num_samples:
+            raise ValueError(f"--ns asks for N = {max(counts)} but --num-samples is {num_samples}; see `tea forecast`")
+        prompts = load_prompts(dataset, split=split, prompt_column=prompt_column, limit=limit)
+        rewards = [
+            load_reward(spec, batch_size=reward_batch_size, device=device, trust_remote_code=trust_remote_code)
+            for spec in reward or []
+        ]
+        names = [function.__name__ for function in rewards]
+        if select_by is not None and select_by not in names:
+            raise ValueError(
+                f"--select-by {select_by!r} is none of the rewards: {', '.join(names) or 'there are none'}"
+            )
+        generator: Generator
+        if engine == "vllm":
+            generator = VLLMGenerator(model, adapter=adapter, dtype=dtype, trust_remote_code=trust_remote_code)
+        else:
+            generator = TransformersGenerator(
+                model,
+                adapter=adapter,
+                max_batch_tokens=max_batch_tokens,
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+        run = evaluate(generator, prompts, rewards, output_dir=output_dir, config=config)
+        if int(os.environ.get("RANK", "0")) != 0:
+            return
+        if run is None:
+            typer.echo(f"stored {len(prompts.prompts)} x {num_samples} completions in {output_dir}", err=True)
+            return
+        _print_run(run, counts, select_by, level, json)
+
+
+def score_command(
+    run_dir: Annotated[Path, typer.Argument(help="Directory written by `tea eval`.")],
+    reward: Annotated[list[str], typer.Option(help="As for `tea eval`; repeat for several.")],
+    replace: Annotated[bool, typer.Option(help="Replace scores of the same name.")] = False,
+    device: Annotated[Optional[str], typer.Option(help="Default: CUDA if present.")] = None,  # noqa: UP045
+    reward_batch_size: Annotated[int, typer.Option(help="Texts per forward pass of a reward model.")] = 32,
+    ns: _NS = None,
+    select_by: Annotated[Optional[str], typer.Option(help="Reward that selects; default: each its own.")] = None,  # noqa: UP045
+    level: _LEVEL = 0.95,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+    json: _JSON = False,
+) -> None:
+    """Score the stored completions of a run with more reward functions."""
+    with _errors():
+        from tea.bestofn.sample import score_run
+        from tea.rewards import load_reward
+
+        rewards = [
+            load_reward(spec, batch_size=reward_batch_size, device=device, trust_remote_code=trust_remote_code)
+            for spec in reward
+        ]
+        run = score_run(run_dir, rewards, replace=replace)
+        if run is not None:
+            _print_run(run, _parse_ns(ns), select_by, level, json)
+
+
+def curve_command(
+    file: _FILE,
+    reward: _REWARD_COLUMN = None,
+    value: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column whose value counts, while --reward selects (a gold reward, a judge)."),
+    ] = None,
+    ns: _NS = None,
+    over: Annotated[str, typer.Option(help='Interval over new "prompts", or over new "samples" of these.')] = "prompts",
+    prompt: _PROMPT_COLUMN = None,
+    model: _MODEL_FILTER = None,
+    samples: _NUM_SAMPLES = None,
+    level: _LEVEL = 0.95,
+    json: _JSON = False,
+) -> None:
+    """The best-of-N curve of a file of rewards, unbiased, with intervals."""
+    with _errors():
+        from tea.bestofn.curve import best_of_n_curve
+        from tea.bestofn.io import read_rewards
+
+        columns = None if reward is None else [reward]
+        table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)
+        picks = next(iter(table.rewards.values()))
+        counted = None
+        if value is not None:
+            other = read_rewards(file, [value], prompt=prompt, model=model, num_samples=samples)
+            counted = next(iter(other.rewards.values()))
+        if over not in ("prompts", "samples"):
+            raise ValueError(f'--over must be "prompts" or "samples", got {over!r}')
+        curve = best_of_n_curve(
+            picks,
+            _parse_ns(ns),
+            value=counted,
+            over=over,  # type: ignore[arg-type]
+            level=level,
+        )
+        _say_how_read(table)
+        selecting = next(iter(table.rewards))
+        if json:
+            _print_json({"file": str(file), "selected_by": selecting, "value": value or selecting, **curve.to_dict()})
+        else:
+            _print_curves({value or selecting: curve}, f"selected by {selecting}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Errors that are the user's to fix end with their message and status 2, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("TEA_TRACEBACK"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _parse_ns(ns: str | None) -> list[int] | None:
+    if ns is None:
+        return None
+    try:
+        return [int(part) for part in ns.split(",")]
+    except ValueError:
+        raise ValueError(f"--ns must be whole numbers separated by commas, got {ns!r}") from None
+
+
+def _say_how_read(table: Any) -> None:
+    prompts, samples = table.shape
+    typer.echo(f"{table.path}: {prompts} prompts x {samples} samples", err=True)
+    for note in table.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json_module.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_run(run: Any, ns: list[int] | None, select_by: str | None, level: float, json: bool) -> None:
+    from tea.bestofn.curve import best_of_n_curve
+
+    picks = None if select_by is None else run.rewards[select_by]
+    curves = {
+        name: best_of_n_curve(select_by=matrix if picks is None else picks, value=matrix, ns=ns, level=level)
+        for name, matrix in run.rewards.items()
+    }
+    if json:
+        _print_json(
+            {
+                "run": str(run.path),
+                "settings": run.settings,
+                "curves": {
+                    name: {"selected_by": select_by or name, **curve.to_dict()} for name, curve in curves.items()
+                },
+            }
+        )
+    else:
+        _print_curves(curves, f"selected by {select_by or 'itself'}")
+
+
+def _print_curves(curves: dict[str, Any], how: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    first = next(iter(curves.values()))
+    table = Table(
+        title=f"Best of N, {how}: {first.num_prompts} prompts x {first.num_samples} samples, "
+        f"{first.level:.0%} intervals over {first.over}"
+    )
+    table.add_column("N", justify="right")
+    for name in curves:
+        table.add_column(name, justify="right")
+    for i, n in enumerate(first.ns):
+        cells = [f"{c.values[i]:.4f} [{c.ci_low[i]:.4f}, {c.ci_high[i]:.4f}]" for c in curves.values()]
+        table.add_row(str(n), *cells)
+    Console().print(table)
