@@ -44,7 +44,7 @@ def test_grpo_estimator_trains_bit_for_bit_like_trl(build, reward, options, conf
         assert torch.equal(a, b)
     for mine, theirs in zip(ours.state.log_history[:-1], reference.state.log_history[:-1], strict=True):
         assert mine["loss"] == theirs["loss"]
-        assert mine["reward"] == theirs["reward"]
+        assert mine.get("reward") == theirs.get("reward")  # absent where rollouts are reused
     assert list(ours._logs["advantages"]) == list(reference._logs["advantages"])
 
 

@@ -1,0 +1,30 @@
+"""What of TRL's private surface the trainer stands on. A failure here names what a new TRL has moved."""
+
+import inspect
+
+from trl import GRPOTrainer
+
+
+def test_calculate_rewards_returns_the_gathered_rewards():
+    parameters = list(inspect.signature(GRPOTrainer._calculate_rewards).parameters)
+    assert parameters == ["self", "inputs", "prompts", "completions", "completion_ids_list"]
+    source = inspect.getsource(GRPOTrainer._calculate_rewards)
+    assert source.rstrip().endswith("return rewards_per_func")
+    assert "rewards_per_func = gather(rewards_per_func)" in source
+
+
+def test_generate_and_score_completions_computes_the_advantages():
+    assert list(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters) == ["self", "inputs"]
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    for line in (
+        "rewards_per_func = self._calculate_rewards(inputs, prompts, completions, completion_ids_list)",
+        'self._logs["advantages"].extend(all_process_advantages.tolist())',
+        '"advantages": advantages,',
+        'mode = "train" if self.model.training else "eval"',
+    ):
+        assert line in source, f"TRL's _generate_and_score_completions no longer has: {line}"
+
+
+def test_advantages_are_one_per_completion():
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert 'advantages = inputs["advantages"]' in source
