@@ -1,0 +1,5 @@
+"""``python -m tea``."""
+
+from tea.cli import main
+
+main()
