@@ -138,6 +138,9 @@ def _merge_halves(x: Tensor, half: int) -> Tensor:
     index = torch.arange(1, half + 1, device=x.device)
     inverse_size = 1.0 / (index[:, None] + index).to(x.dtype)
     pooled = ((suffix + prefix) * inverse_size).amin(-1).amax(-1, keepdim=True)
+    # Nothing to pool: no rounding of the means may move a value.
+    top = left[:, :, -1:]
+    pooled = torch.where(top <= right[:, :, :1], top, pooled)
     return torch.stack((torch.minimum(left, pooled), torch.maximum(right, pooled)), dim=2).view(x.shape)
 
 
