@@ -1,0 +1,160 @@
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tea
+from tea.adapters.core import GroupAdvantages, group_advantages
+from tea.adapters.framework import import_framework
+from tests.adapters.reference import grouped_advantages, shuffled_groups
+
+ESTIMATORS = {
+    "tea": {"target_n": 64},
+    "prefix_tea": {"target_n": 32, "order": 1},
+    "ladder": {},
+    "pass_at_n": {"target_n": 16},
+    "max_at_k": {"k": 2},
+    "grpo": {},
+    "rloo": {},
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("sizes", [[8] * 5, [4, 8, 5, 8, 6, 12]])
+def test_every_estimator_against_a_loop(name, sizes):
+    rewards, ids = shuffled_groups(1, sizes)
+    if name == "pass_at_n":
+        rewards = (rewards > 0).double()
+    expected = grouped_advantages(rewards.tolist(), ids, name, **ESTIMATORS[name])
+    advantages = group_advantages(name, **ESTIMATORS[name])(rewards, ids)
+    torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+    assert advantages.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_missing_rewards(seed):
+    rewards, ids = shuffled_groups(seed, [7, 3, 10, 6], missing=0.2)
+    advantages = group_advantages("tea", target_n=32)(rewards, ids)
+    expected = grouped_advantages(rewards.tolist(), ids, "tea", target_n=32)
+    torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+    assert (advantages[rewards.isnan()] == 0).all()
+
+
+def test_order_of_the_groups_does_not_matter_but_order_within_does():
+    rewards, ids = shuffled_groups(0, [8, 8, 8])
+    estimator = group_advantages("prefix_tea", target_n=32)
+    advantages = estimator(rewards, ids)
+    grouped = torch.tensor(sorted(range(24), key=lambda i: ids[i]))  # stable: each group in its own order
+    torch.testing.assert_close(estimator(rewards[grouped], [ids[i] for i in grouped]), advantages[grouped])
+    backwards = estimator(rewards.flip(0), ids[::-1]).flip(0)
+    assert (backwards - advantages).abs().max() > 0.01  # Prefix-TEA depends on the sampling order
+
+
+def test_defaults_are_the_trainers():
+    rewards = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    ids = [i for i in range(4) for _ in range(8)]
+    tea_default = tea.normalize_advantages(tea.tea_advantages(rewards, 128, monotone=True, scale="group"))
+    torch.testing.assert_close(group_advantages()(rewards.flatten(), ids).view(4, 8), tea_default)
+    assert group_advantages()(rewards.flatten(), ids).square().mean().item() == pytest.approx(1.0, rel=1e-5)
+    # GRPO keeps its own step size.
+    grpo = group_advantages("grpo")(rewards.flatten(), ids).view(4, 8)
+    assert torch.equal(grpo, tea.grpo_advantages(rewards))
+    free = group_advantages("tea", target_n=64, normalize_advantages=False, scale="none", monotone=False)
+    torch.testing.assert_close(free(rewards.flatten(), ids).view(4, 8), tea.tea_advantages(rewards, 64))
+
+
+def test_invalid_rows_influence_nothing():
+    rewards, ids = shuffled_groups(3, [8, 8])
+    rewards = torch.cat((rewards, torch.full((20,), torch.inf, dtype=torch.float64)))
+    valid = torch.arange(36) < 16
+    # 20 padding rows in one group: they must not widen the groups, on which explicit prefix sizes depend.
+    estimator = group_advantages("prefix_tea", prefix_sizes=[4, 6])
+    advantages = estimator(rewards, [*ids, *["padding"] * 20], valid)
+    torch.testing.assert_close(advantages[:16], estimator(rewards[:16], ids))
+    assert (advantages[16:] == 0).all()
+    assert (estimator(rewards, [*ids, *["padding"] * 20], torch.zeros(36, dtype=torch.bool)) == 0).all()
+
+
+def test_singletons():
+    rewards = torch.tensor([1.0, 2.0, 5.0, 3.0])
+    with pytest.raises(ValueError, match="1 of 2 groups have a single rollout: ids 'b'"):
+        group_advantages("grpo")(rewards, ["a", "a", "b", "a"])
+    advantages = group_advantages("grpo", singletons="zero")(rewards, ["a", "a", "b", "a"])
+    torch.testing.assert_close(advantages, torch.tensor([-1.0, 0.0, 0.0, 1.0]), rtol=0, atol=2e-4)
+    alone = group_advantages("tea", singletons="zero")(rewards, ["a", "b", "c", "d"])
+    assert (alone == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.float64])
+def test_dtypes(dtype):
+    rewards = torch.tensor([0.0, 1.0, 1.0, 3.0, 2.0, 2.0]).to(dtype)
+    ids = ["a", "b", "a", "b", "a", "b"]
+    advantages = group_advantages("rloo", scale="none")(rewards, ids)
+    assert advantages.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert advantages.tolist() == pytest.approx([-1.5, -1.5, 0.0, 1.5, 1.5, 0.0])
+
+
+def test_bad_input():
+    estimator = group_advantages("tea")
+    with pytest.raises(ValueError, match="got 3 rewards, 4 group ids"):
+        estimator(torch.zeros(3), ["a"] * 4)
+    with pytest.raises(ValueError, match=r"2 group ids, validity of shape \(3,\)"):
+        estimator(torch.zeros(2), ["a"] * 2, torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"shape \(B,\), one per rollout, got \(2, 2\)"):
+        estimator(torch.zeros(2, 2), ["a"] * 2)
+    with pytest.raises(ValueError, match="got 2 infinite, the first for rollout 1"):
+        estimator(torch.tensor([0.0, torch.inf, -torch.inf]), ["a"] * 3)
+    assert estimator(torch.empty(0), []).shape == (0,)
+    with pytest.raises(ValueError, match="did you mean 'ladder'"):
+        group_advantages("laddr")
+    with pytest.raises(TypeError, match="has no option 'target'"):
+        group_advantages("tea", target=3)
+    with pytest.raises(TypeError, match="needs k"):
+        group_advantages("max_at_k")
+    with pytest.raises(ValueError, match="normalize_advantages must be True, False or None, got 'yes'"):
+        group_advantages("tea", normalize_advantages="yes")
+    with pytest.raises(ValueError, match="singletons must be one of"):
+        group_advantages("tea", singletons="skip")
+
+
+def test_config():
+    base = group_advantages("tea", target_n=64, singletons="zero")
+    assert base.configured(None) is base
+    assert base.configured({"gamma": 1.0}) is base
+    merged = base.configured({"tea": {"tail_fraction": 0.5, "normalize_advantages": False}})
+    assert merged == GroupAdvantages("tea", {"target_n": 64, "tail_fraction": 0.5}, False, "zero")
+    # Another estimator starts from its own defaults; attributes serve as well as keys.
+    other = base.configured(SimpleNamespace(tea={"estimator": "ladder", "rungs": (2, 8)}))
+    assert other == GroupAdvantages("ladder", {"rungs": [2, 8]})
+    assert other.estimator.options["target_n"] == 128
+    with pytest.raises(TypeError, match="must be a mapping of estimator options, got 'ladder'"):
+        base.configured({"tea": "ladder"})
+    with pytest.raises(TypeError, match="has no option 'tail_fractoin'"):
+        base.configured({"tea": {"tail_fractoin": 0.5}})
+
+
+def test_travels_between_processes():
+    estimator = group_advantages("ladder", target_n=64, rungs=[2, 4])
+    rewards, ids = shuffled_groups(0, [8, 8])
+    for copied in (pickle.loads(pickle.dumps(estimator)), copy.deepcopy(estimator)):
+        assert copied == estimator
+        assert torch.equal(copied(rewards, ids), estimator(rewards, ids))
+
+
+def test_missing_framework():
+    with pytest.raises(ImportError, match=r"this needs nothing, which cannot be imported \(no_such_framework"):
+        import_framework("nothing", "no_such_framework.trainer", "no_such_framework.old")
+
+
+def test_adapters_import_without_their_frameworks():
+    root = Path(__file__).parents[2]
+    modules = [f"tea.adapters.{p.stem}" for p in (root / "tea" / "adapters").glob("*.py") if p.stem != "verl_plugin"]
+    frameworks = ["verl", "nemo_rl", "skyrl", "slime", "rllm", "tinker_cookbook", "ray", "trl", "transformers"]
+    code = f"import sys, {', '.join(modules)}; print(sorted(set({frameworks}) & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert result.stdout.strip() == "[]"
