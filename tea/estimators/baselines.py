@@ -60,5 +60,6 @@ def rloo_advantages(
     """
     group = as_group(rewards, mask)
     centred = finalize(group.rewards, group, monotone=False, center=True, scale="none")
-    raw = centred * (group.count / (group.count - 1).clamp(min=1)).to(centred.dtype)
+    count = group.count.to(centred.dtype)
+    raw = centred * (count / (count - 1).clamp(min=1))
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)

@@ -8,6 +8,7 @@ cancelled between large numbers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 
@@ -121,9 +122,7 @@ def max_at_k_advantages(
     Checked by ``tests/estimators/test_order.py``, against all subsets.
     """
     check_k(k, rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim else None)
-    return spacing_advantages(
-        rewards, _max_at_k_table, k, mask=mask, monotone=monotone, center=center, scale=scale
-    )
+    return spacing_advantages(rewards, _max_at_k_table, k, mask=mask, monotone=monotone, center=center, scale=scale)
 
 
 def check_rungs(rungs: Sequence[int] | None, num_generations: int | None = None) -> None:
@@ -132,7 +131,7 @@ def check_rungs(rungs: Sequence[int] | None, num_generations: int | None = None)
         return
     if isinstance(rungs, (str, int)) or not all(isinstance(k, int) and not isinstance(k, bool) for k in rungs):
         raise ValueError(f"rungs must be a sequence of integers, got {rungs!r}")
-    if len(rungs) < 2 or rungs[0] < 1 or any(a >= b for a, b in zip(rungs, rungs[1:], strict=False)):
+    if len(rungs) < 2 or rungs[0] < 1 or any(a >= b for a, b in itertools.pairwise(rungs)):
         raise ValueError(f"rungs must be at least two strictly increasing integers >= 1, got {list(rungs)}")
     if num_generations is not None and rungs[-1] > num_generations:
         raise ValueError(

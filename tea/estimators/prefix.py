@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -72,7 +73,7 @@ def check_prefix_sizes(prefix_sizes: Sequence[int] | None, order: int, num_gener
     ):
         raise ValueError(f"prefix_sizes must be a sequence of integers, got {prefix_sizes!r}")
     sizes = list(prefix_sizes)
-    if len(sizes) < order or any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)) or sizes[0] < 2:
+    if len(sizes) < order or any(a >= b for a, b in itertools.pairwise(sizes)) or sizes[0] < 2:
         raise ValueError(
             f"prefix_sizes must be at least {order} (the order) strictly increasing integers >= 2, got {sizes}"
         )

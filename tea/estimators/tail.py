@@ -50,9 +50,7 @@ class _Tail(NamedTuple):
 
 def _upper_tail(group: Group, target_n: float, tail_fraction: float) -> _Tail:
     m = group.rewards.shape[1]
-    table = constant(
-        _tail_table, m, target_n, tail_fraction, dtype=group.rewards.dtype, device=group.rewards.device
-    )
+    table = constant(_tail_table, m, target_n, tail_fraction, dtype=group.rewards.dtype, device=group.rewards.device)
     k, slope, factor = by_count(table, group).split(1, dim=1)
     top = group.filled(-torch.inf).topk(tail_count(m, tail_fraction), dim=1).values
     member = torch.arange(top.shape[1], device=top.device) < k
