@@ -5,12 +5,14 @@ advantages in the mean convention, neither centred nor scaled.
 """
 
 import math
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 from scipy import integrate, optimize, stats
 
 
+@cache
 def expected_max_normal(n):
     """c_n by adaptive quadrature over the density of the maximum."""
 
@@ -20,12 +22,19 @@ def expected_max_normal(n):
     return integrate.quad(integrand, -12, 12, epsabs=1e-13, epsrel=1e-13, limit=400, points=[0, 2, 4])[0]
 
 
-def tail_slope(target_n, fraction):
-    """(c_N - h) / s with h and s from scipy's truncated normal."""
+@cache
+def tail_moments(fraction):
+    """Mean and standard deviation of the upper fraction of a standard normal, from scipy's truncated normal."""
     if fraction >= 1:
-        return expected_max_normal(target_n)
+        return 0.0, 1.0
     tail = stats.truncnorm(stats.norm.isf(fraction), np.inf)
-    return (expected_max_normal(target_n) - tail.mean()) / tail.std()
+    return tail.mean(), tail.std()
+
+
+def tail_slope(target_n, fraction):
+    """(c_N - h) / s."""
+    mean, std = tail_moments(fraction)
+    return (expected_max_normal(target_n) - mean) / std
 
 
 def tail_size(n, fraction):
@@ -74,8 +83,7 @@ def prefix_tea(rewards, target_n, fraction, sizes, order, shrinkage):
             prefix = [rewards[(i + step) % m] for step in range(1, n + 1)]
             threshold, mean, variance, t = tail_of(prefix, fraction)
             effective = t / n
-            tail = stats.truncnorm(stats.norm.isf(effective), np.inf) if effective < 1 else stats.norm
-            implied = tail.var() * np.var(prefix, ddof=1)
+            implied = tail_moments(effective)[1] ** 2 * np.var(prefix, ddof=1)
             variance = ((t - 1) * variance + shrinkage * implied) / (t - 1 + shrinkage)
             if variance == 0 or own < threshold:
                 continue
@@ -104,7 +112,7 @@ def order_stat(rewards, rank_weights):
 
 
 def max_at_k(rewards, k):
-    """k (E[max of k | i in] - E[max of k - 1 of the others]), over all subsets."""
+    """The reward of the best: k (E[max of k | i in] - E[max of k - 1 of the others]), over all subsets."""
     m = len(rewards)
     result = []
     for i in range(m):
@@ -122,10 +130,12 @@ def pass_at_n(rewards, target_n, a, b):
     """The posterior mean of N (1 - p)^(N-1) by quadrature over the Beta posterior given the others."""
     m = len(rewards)
     result = []
-    for i, own in enumerate(rewards):
+    for own in rewards:
         s = sum(rewards) - own
 
-        def weight(x, posterior=stats.beta(a + s, b + m - 1 - s)):
+        posterior = stats.beta(a + s, b + m - 1 - s)
+
+        def weight(x, posterior=posterior):
             p = x * x  # takes the singularity of the density at 0 out
             return target_n * (1 - p) ** (target_n - 1) * posterior.pdf(p) * 2 * x
 
@@ -153,7 +163,7 @@ def pass_at_k_binary(rewards, k):
 
 
 def isotonic(advantages, rewards):
-    """scipy's isotonic regression in the order of the rewards, equal rewards pooled first."""
+    """Isotonic regression by scipy, in the order of the rewards, equal rewards pooled first."""
     levels = sorted(set(rewards))
     blocks = [[a for a, r in zip(advantages, rewards, strict=True) if r == level] for level in levels]
     fit = optimize.isotonic_regression([np.mean(b) for b in blocks], weights=[len(b) for b in blocks]).x

@@ -1,0 +1,77 @@
+"""pass@N for 0/1 rewards, against quadrature over the Beta posterior."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tea
+from tests.reference import estimators as reference
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize(
+    ("target_n", "prior"), [(1, (0.5, 0.5)), (16, (0.5, 0.5)), (128, (0.5, 0.5)), (128, (1, 4)), (7.5, (2, 0.7))]
+)
+def test_formula(target_n, prior):
+    m = 8
+    rewards = torch.tensor([[1.0] * s + [0.0] * (m - s) for s in range(m + 1)], dtype=F64)
+    raw = tea.pass_at_n_advantages(rewards, target_n, prior=prior, center=False)
+    for row, group in zip(raw.tolist(), rewards.tolist(), strict=True):
+        assert row == pytest.approx(reference.pass_at_n(group, target_n, *prior), rel=1e-7, abs=1e-12)
+
+
+def test_masked_groups():
+    rewards = torch.randint(0, 2, (20, 8), generator=torch.Generator().manual_seed(0)).to(F64)
+    mask = torch.rand(20, 8, generator=torch.Generator().manual_seed(1)) < 0.7
+    raw = tea.pass_at_n_advantages(rewards, 32, mask=mask, center=False)
+    for p in range(20):
+        group = rewards[p][mask[p]].tolist()
+        if len(group) > 1:
+            expected = reference.pass_at_n(group, 32, 0.5, 0.5)
+            assert raw[p][mask[p]].tolist() == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
+def test_direction_is_unbiased():
+    """E[mean A S] is E[w] times the gradient of p, with w independent of rollout i: exactly, over all outcomes."""
+    m, target_n, p = 6, 50, 0.3
+    outcomes = torch.tensor([[(i >> j) & 1 for j in range(m)] for i in range(2**m)], dtype=F64)
+    probability = torch.prod(torch.where(outcomes == 1, p, 1 - p), dim=1)
+    raw = tea.pass_at_n_advantages(outcomes, target_n, center=False)
+    score = (outcomes - p) / (p * (1 - p))
+    gradient = (probability * (raw * score).mean(1)).sum().item()
+    s = np.arange(m)  # successes among the other m - 1
+    binomial = np.array([math.comb(m - 1, k) * p**k * (1 - p) ** (m - 1 - k) for k in s])
+    table = [reference.pass_at_n([1.0] * (k + 1) + [0.0] * (m - 1 - k), target_n, 0.5, 0.5)[0] for k in s]
+    weights = np.array([t / (1 - k / (m - 1)) if k < m - 1 else 0.0 for k, t in zip(s, table, strict=True)])
+    # k = m - 1: every other one is right, the success has advantage 0 but a failure has not.
+    weights[-1] = -reference.pass_at_n([0.0] + [1.0] * (m - 1), target_n, 0.5, 0.5)[0]
+    assert gradient == pytest.approx((binomial * weights).sum(), rel=1e-7)
+    assert gradient > 0
+
+
+def test_hard_prompts_weigh_more():
+    rewards = torch.tensor([[1.0] + [0.0] * 15, [1.0] * 8 + [0.0] * 8, [1.0] * 15 + [0.0]], dtype=F64)
+    spread = tea.pass_at_n_advantages(rewards, 128).abs().sum(1)
+    assert spread[0] > spread[1] > spread[2]
+
+
+def test_huge_target_does_not_overflow():
+    rewards = torch.randint(0, 2, (16, 16), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.isfinite(tea.pass_at_n_advantages(rewards, 10**9)).all()
+
+
+def test_graded_rewards_are_refused():
+    rewards = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
+    with pytest.raises(ValueError, match=r"must be 0 or 1.*got 0.5 at prompt 1, rollout 1; .*tea or ladder"):
+        tea.pass_at_n_advantages(rewards, 16)
+    mask = torch.tensor([[True] * 3, [True, False, True]])
+    assert torch.isfinite(tea.pass_at_n_advantages(rewards, 16, mask=mask)).all()
+
+
+@pytest.mark.parametrize("prior", [(0, 1), (1, -1), (math.nan, 1), (1,), (1, 2, 3), "ab", (math.inf, 1)])
+def test_bad_prior(prior):
+    with pytest.raises(ValueError, match=r"prior must be two finite positive numbers"):
+        tea.pass_at_n_advantages(torch.zeros(2, 4), 16, prior=prior)
