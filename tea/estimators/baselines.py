@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from tea.estimators.group import as_group, finalize
+from tea.estimators.group import Group, as_group, finalize, group_mean
 
 
 def grpo_advantages(
@@ -19,7 +20,8 @@ def grpo_advantages(
 
     .. math:: A_i = (R_i - \bar R) / (\mathrm{std}(R) + 10^{-4})
 
-    with the divisor m - 1 in the standard deviation, as TRL's GRPOTrainer computes it, to the last bit.
+    with the divisor m - 1 in the standard deviation, as TRL's GRPOTrainer computes it, to the last bit: where the
+    mean of equal rewards is not exact, a constant group gets that rounding error instead of zeros, as there.
     Source: arXiv 2402.03300; ``scale="none"`` is Dr. GRPO, arXiv 2503.20783.
 
     Args:
@@ -41,6 +43,12 @@ def grpo_advantages(
     return finalize(group.rewards, group, monotone=monotone, center=center, scale=scale)
 
 
+def _deviation(group: Group) -> Tensor:
+    """Reward minus group mean; exactly 0 in a constant group."""
+    rewards = group.rewards - group.filled(torch.inf).amin(1, keepdim=True)
+    return rewards - group_mean(rewards, group)
+
+
 def rloo_advantages(
     rewards: Tensor,
     *,
@@ -59,7 +67,6 @@ def rloo_advantages(
     Checked by ``tests/estimators/test_baselines.py``.
     """
     group = as_group(rewards, mask)
-    centred = finalize(group.rewards, group, monotone=False, center=True, scale="none")
-    count = group.count.to(centred.dtype)
-    raw = centred * (count / (count - 1).clamp(min=1))
+    count = group.count.to(group.rewards.dtype)
+    raw = _deviation(group) * (count / (count - 1).clamp(min=1))
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)

@@ -131,7 +131,7 @@ def _merge_halves(x: Tensor, half: int) -> Tensor:
     Where the halves meet, a suffix of the left and a prefix of the right pool to one value
     v = max_a min_b mean(left[a:], right[:b]); left of it nothing exceeds v and right of it nothing is below.
     """
-    blocks = x.view(x.shape[0], -1, 2, half)
+    blocks = x.view(x.shape[0], x.shape[1] // (2 * half), 2, half)
     left, right = blocks[:, :, 0], blocks[:, :, 1]
     suffix = left.flip(-1).cumsum(-1).unsqueeze(-1)
     prefix = right.cumsum(-1).unsqueeze(-2)
