@@ -69,7 +69,7 @@ class GroupAdvantages:
             raise ValueError(f"rewards and group ids must be one per rollout, got {given}")
         if rewards.dtype not in (torch.float32, torch.float64):
             rewards = rewards.float()
-        valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid.bool()
+        valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid.to(rewards.device, torch.bool)
         infinite = (torch.isinf(rewards) & valid).nonzero().flatten()
         if len(infinite) > 0:
             raise ValueError(
@@ -87,13 +87,7 @@ class GroupAdvantages:
         return layout.flatten(normalize_advantages(advantages, mask) if normalize else advantages)
 
     def per_token(self, rewards: Tensor, response_mask: Tensor, ids: Any, valid: Tensor | None = None) -> Tensor:
-        """Advantages (B, T): each rollout's own on the tokens of ``response_mask``, 0 elsewhere.
-
-        Args:
-            rewards: (B, T) token-level rewards, of which a rollout gets the sum.
-            response_mask: (B, T), 1 on the tokens to train.
-            ids, valid: As in :meth:`__call__`.
-        """
+        """Advantages (B, T) on the tokens of ``response_mask`` (B, T), from token-level rewards (B, T), summed."""
         if rewards.ndim != 2 or rewards.shape != response_mask.shape:
             raise ValueError(
                 "token_level_rewards and response_mask must have one shape (B, T), got "

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 Singletons = Literal["error", "zero"]
-SINGLETONS: tuple[str, ...] = get_args(Singletons)
 
 _short = reprlib.Repr()
 _short.maxstring = 60  # a UUID fits
@@ -49,8 +48,8 @@ class GroupLayout(NamedTuple):
 
 def check_singletons(singletons: str) -> None:
     """Raise ValueError unless ``singletons`` is "error" or "zero"."""
-    if singletons not in SINGLETONS:
-        raise ValueError(f"singletons must be one of {', '.join(map(repr, SINGLETONS))}, got {singletons!r}")
+    if singletons not in get_args(Singletons):
+        raise ValueError(f"singletons must be 'error' or 'zero', got {singletons!r}")
 
 
 def _factorize(ids: Any) -> tuple[Any, Tensor]:
@@ -60,9 +59,7 @@ def _factorize(ids: Any) -> tuple[Any, Tensor]:
             raise ValueError(f"group ids must have shape (B,), or (B, S) for prompt tokens, got {tuple(ids.shape)}")
         if ids.is_floating_point() and bool(torch.isnan(ids).any()):
             raise ValueError("group ids must not be NaN")
-        if ids.ndim == 2:
-            return torch.unique(ids, dim=0, return_inverse=True)
-        return torch.unique(ids, return_inverse=True)
+        return torch.unique(ids, dim=0, return_inverse=True)
     array = np.asarray(ids)
     if array.ndim != 1:
         raise ValueError(f"group ids must be one per rollout, got an array of shape {array.shape}")
@@ -91,8 +88,7 @@ def group_layout(ids: Any, *, counted: Tensor | None = None, singletons: Singlet
         The layout, on the device of ``ids`` (the CPU if they are no tensor). Groups are sorted by id.
 
     Raises:
-        ValueError: On singletons, naming them; on NaN ids or a wrong shape.
-        TypeError: On ids that are missing or of mixed types.
+        ValueError, TypeError: On singletons, naming them; on ids that are missing, of mixed types or a wrong shape.
 
     Checked by ``tests/adapters/test_groups.py``, against a loop.
     """

@@ -9,7 +9,9 @@ Relies on (verl-project/verl, v0.9.1):
   ``non_tensor_batch["uid"]``, an object array, and ``config`` the ``algorithm`` section;
 - ``verl/trainer/ppo/padding_utils.py``: the batch is filled up with rows of another uid and an empty response mask;
 - ``verl/trainer/ppo/v1/utils.py``: only "grpo" is called with one row per session. With agent loops of several
-  outputs every row counts as a rollout here.
+  outputs every row counts as a rollout here;
+- ``verl/trainer/ppo/v1/trainer_base.py``, ``_step_once``: rows are balanced over workers by length before, so that
+  "sampling order", on which only ``prefix_tea`` depends, is that order.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_bad_ids(ids, error, message):
 
 
 def test_bad_option():
-    with pytest.raises(ValueError, match="singletons must be one of 'error', 'zero', got 'drop'"):
+    with pytest.raises(ValueError, match="singletons must be 'error' or 'zero', got 'drop'"):
         group_layout([1, 1], singletons="drop")
 
 
