@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tea.estimators import Estimator as Estimator
     from tea.estimators import EstimatorSpec as EstimatorSpec
     from tea.estimators import TailStatistics as TailStatistics
+    from tea.estimators import bon_max_mean_advantages as bon_max_mean_advantages
+    from tea.estimators import bon_max_second_advantages as bon_max_second_advantages
+    from tea.estimators import cat_bon_advantages as cat_bon_advantages
+    from tea.estimators import dr_grpo_advantages as dr_grpo_advantages
     from tea.estimators import expected_max_normal as expected_max_normal
     from tea.estimators import get_estimator as get_estimator
     from tea.estimators import get_estimator_spec as get_estimator_spec
@@ -25,9 +29,13 @@ if TYPE_CHECKING:
     from tea.estimators import max_at_k_advantages as max_at_k_advantages
     from tea.estimators import monotone_projection as monotone_projection
     from tea.estimators import normalize_advantages as normalize_advantages
+    from tea.estimators import order_stat_advantages as order_stat_advantages
     from tea.estimators import pass_at_n_advantages as pass_at_n_advantages
+    from tea.estimators import passk_binary_advantages as passk_binary_advantages
     from tea.estimators import prefix_tea_advantages as prefix_tea_advantages
     from tea.estimators import rloo_advantages as rloo_advantages
+    from tea.estimators import rs_grpo_advantages as rs_grpo_advantages
+    from tea.estimators import tail_rl_advantages as tail_rl_advantages
     from tea.estimators import tail_statistics as tail_statistics
     from tea.estimators import tea_advantages as tea_advantages
 
@@ -38,6 +46,10 @@ _HOME = {
             "Estimator",
             "EstimatorSpec",
             "TailStatistics",
+            "bon_max_mean_advantages",
+            "bon_max_second_advantages",
+            "cat_bon_advantages",
+            "dr_grpo_advantages",
             "expected_max_normal",
             "get_estimator",
             "get_estimator_spec",
@@ -47,9 +59,13 @@ _HOME = {
             "max_at_k_advantages",
             "monotone_projection",
             "normalize_advantages",
+            "order_stat_advantages",
             "pass_at_n_advantages",
+            "passk_binary_advantages",
             "prefix_tea_advantages",
             "rloo_advantages",
+            "rs_grpo_advantages",
+            "tail_rl_advantages",
             "tail_statistics",
             "tea_advantages",
         ),

@@ -10,8 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from tea.estimators.baselines import grpo_advantages, rloo_advantages
-from tea.estimators.binary import check_prior, pass_at_n_advantages
+from tea.estimators.baselines import (
+    bon_max_mean_advantages,
+    cat_bon_advantages,
+    check_beta,
+    dr_grpo_advantages,
+    grpo_advantages,
+    rloo_advantages,
+    rs_grpo_advantages,
+)
+from tea.estimators.binary import check_prior, pass_at_n_advantages, passk_binary_advantages
 from tea.estimators.group import (
     check_scale,
     check_tail_fraction,
@@ -21,7 +29,15 @@ from tea.estimators.group import (
 )
 from tea.estimators.ladder import ladder_advantages
 from tea.estimators.normal import expected_max_normal
-from tea.estimators.order import check_k, check_rungs, max_at_k_advantages
+from tea.estimators.order import (
+    bon_max_second_advantages,
+    check_k,
+    check_rank_weights,
+    check_rungs,
+    max_at_k_advantages,
+    order_stat_advantages,
+    tail_rl_advantages,
+)
 from tea.estimators.prefix import check_order, check_prefix_sizes, check_shrinkage, prefix_tea_advantages
 from tea.estimators.tail import TailStatistics, tail_statistics, tea_advantages
 
@@ -29,6 +45,10 @@ __all__ = [
     "Estimator",
     "EstimatorSpec",
     "TailStatistics",
+    "bon_max_mean_advantages",
+    "bon_max_second_advantages",
+    "cat_bon_advantages",
+    "dr_grpo_advantages",
     "expected_max_normal",
     "get_estimator",
     "get_estimator_spec",
@@ -38,9 +58,13 @@ __all__ = [
     "max_at_k_advantages",
     "monotone_projection",
     "normalize_advantages",
+    "order_stat_advantages",
     "pass_at_n_advantages",
+    "passk_binary_advantages",
     "prefix_tea_advantages",
     "rloo_advantages",
+    "rs_grpo_advantages",
+    "tail_rl_advantages",
     "tail_statistics",
     "tea_advantages",
 ]
@@ -130,12 +154,58 @@ _REGISTRY: dict[str, EstimatorSpec] = {
         EstimatorSpec(
             "rloo", rloo_advantages, "reward minus the mean of the others", "arXiv 2402.14740", own_scale=True
         ),
+        EstimatorSpec(
+            "dr_grpo", dr_grpo_advantages, "reward minus group mean", "Dr. GRPO, arXiv 2503.20783", own_scale=True
+        ),
+        EstimatorSpec(
+            "order_stat",
+            order_stat_advantages,
+            "any weighted sum of the ranked rewards of K < m samples, unbiased over all subsets",
+            "OrderGrad, arXiv 2606.06096",
+        ),
+        EstimatorSpec(
+            "bon_max_mean",
+            bon_max_mean_advantages,
+            "the best rollout's lead over the group mean",
+            "after arXiv 2412.15287",
+        ),
+        EstimatorSpec(
+            "bon_max_second",
+            bon_max_second_advantages,
+            "the best rollout's lead over the second best",
+            "arXiv 2503.19595; verl's grpo_passk",
+        ),
+        EstimatorSpec(
+            "cat_bon",
+            cat_bon_advantages,
+            "deviation from the mean times the density of the best of N at the rollout's rank",
+            "Compute Aligned Training, arXiv 2604.24957",
+        ),
+        EstimatorSpec(
+            "rs_grpo",
+            rs_grpo_advantages,
+            "entropic risk, risk seeking for beta > 0",
+            "risk-sensitive GRPO, arXiv 2509.24261",
+        ),
+        EstimatorSpec(
+            "tail_rl",
+            tail_rl_advantages,
+            "reward gaps weighted by one over the rollouts above",
+            "TailRL, arXiv 2609.02987",
+        ),
+        EstimatorSpec(
+            "passk_binary",
+            passk_binary_advantages,
+            "GRPO on groups of k with reward pass@k, for 0/1 rewards",
+            "Pass@k Training, arXiv 2508.10751",
+            own_scale=True,
+        ),
     )
 }
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "target_n": check_target_n,
-    "tail_fraction": check_tail_fraction,
+    "tail": check_tail,
     "scale": check_scale,
     "k": check_k,
     "rungs": check_rungs,
@@ -143,6 +213,8 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "shrinkage": check_shrinkage,
     "prefix_sizes": lambda sizes: check_prefix_sizes(sizes, 1),
     "prior": check_prior,
+    "rank_weights": check_rank_weights,
+    "beta": check_beta,
 }
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from tea.estimators.group import Group, as_group, finalize, group_mean
+from tea.estimators.group import (
+    Group,
+    as_group,
+    by_count,
+    check_target_n,
+    constant,
+    finalize,
+    group_mean,
+)
 
 
 def grpo_advantages(
@@ -22,7 +32,7 @@ def grpo_advantages(
 
     with the divisor m - 1 in the standard deviation, as TRL's GRPOTrainer computes it, to the last bit: where the
     mean of equal rewards is not exact, a constant group gets that rounding error instead of zeros, as there.
-    Source: arXiv 2402.03300; ``scale="none"`` is Dr. GRPO, arXiv 2503.20783.
+    Source: arXiv 2402.03300.
 
     Args:
         rewards: (P, m) float; higher is better; NaN marks a missing one.
@@ -49,6 +59,27 @@ def _deviation(group: Group) -> Tensor:
     return rewards - group_mean(rewards, group)
 
 
+def dr_grpo_advantages(
+    rewards: Tensor,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""Dr. GRPO: the reward minus the group mean.
+
+    .. math:: A_i = R_i - \bar R
+
+    Source: arXiv 2503.20783. The formula is centred by itself; ``center`` is accepted for the common contract.
+    Arguments, result and errors as in :func:`grpo_advantages`.
+
+    Checked by ``tests/estimators/test_baselines.py``.
+    """
+    group = as_group(rewards, mask)
+    return finalize(_deviation(group), group, monotone=monotone, center=center, scale=scale)
+
+
 def rloo_advantages(
     rewards: Tensor,
     *,
@@ -69,4 +100,131 @@ def rloo_advantages(
     group = as_group(rewards, mask)
     count = group.count.to(group.rewards.dtype)
     raw = _deviation(group) * (count / (count - 1).clamp(min=1))
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale)
+
+
+def bon_max_mean_advantages(
+    rewards: Tensor,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""BoN-max-mean: the best rollout gets its lead over the group mean, the others nothing.
+
+    .. math:: A_i = (\max_j R_j - \bar R) \, 1\{R_i = \max_j R_j\}
+
+    before centring. Several best ones share it equally, which is what picking one of them at random gives in
+    expectation. Source: after arXiv 2412.15287. Arguments, result and errors as in :func:`grpo_advantages`.
+
+    Checked by ``tests/estimators/test_baselines.py``.
+    """
+    group = as_group(rewards, mask)
+    deviation = _deviation(group)
+    best = group.rewards == group.filled(-torch.inf).amax(1, keepdim=True)
+    share = best / best.sum(1, keepdim=True).clamp(min=1).to(deviation.dtype)
+    raw = torch.where(best, deviation * share, 0.0)
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale)
+
+
+def _cat_bon_table(m: int, target_n: float) -> list[list[float]]:
+    """Per number of valid rollouts 0 .. m, N q^(N-1) for 0 .. m - 1 smaller ones."""
+    rows = []
+    for count in range(m + 1):
+        others = max(count - 1, 1)
+        rows.append([target_n * min(smaller / others, 1.0) ** (target_n - 1.0) for smaller in range(m)])
+    return rows
+
+
+def cat_bon_advantages(
+    rewards: Tensor,
+    target_n: float,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""CAT-BoN: the deviation from the mean, weighted by the density of the best of N at the rollout's rank.
+
+    .. math:: A_i = N q_i^{N-1} (R_i - \bar R), \quad q_i = \frac{\#\{j : R_j < R_i\}}{m - 1}
+
+    Source: Compute Aligned Training, arXiv 2604.24957. A tied rollout does not count as smaller; which convention
+    the paper has for ties is not verified. Not monotone: a rollout below the mean is pushed down the more the
+    higher it ranks.
+
+    Args:
+        rewards: (P, m) float; higher is better; NaN marks a missing one.
+        target_n: N, samples per prompt at deployment, >= 1.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
+        center: Subtract the group mean.
+        scale: "none", or divide by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        TypeError, ValueError: On bad arguments, see :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_baselines.py``.
+    """
+    check_target_n(target_n)
+    group = as_group(rewards, mask)
+    values = group.filled(torch.inf)
+    smaller = torch.searchsorted(values.sort(dim=1).values.contiguous(), values.contiguous())
+    m = rewards.shape[1]
+    table = constant(_cat_bon_table, m, target_n, dtype=values.dtype, device=values.device)
+    weight = by_count(table, group).gather(1, smaller.clamp(max=m - 1))
+    return finalize(weight * _deviation(group), group, monotone=monotone, center=center, scale=scale)
+
+
+def check_beta(beta: float) -> None:
+    """Raise ValueError unless ``beta`` is a finite number other than 0."""
+    if isinstance(beta, (bool, str)) or not math.isfinite(beta) or beta == 0:
+        raise ValueError(f"beta must be a finite number other than 0 (its limit there is dr_grpo), got {beta!r}")
+
+
+def rs_grpo_advantages(
+    rewards: Tensor,
+    beta: float = 2.0,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""RS-GRPO: the policy gradient of the entropic risk :math:`\frac{1}{\beta} \log E[e^{\beta R}]`.
+
+    .. math:: A_i = \frac{1}{\beta} \left( \frac{e^{\beta R_i}}{\frac{1}{m} \sum_j e^{\beta R_j}} - 1 \right)
+
+    Source: risk-sensitive GRPO, arXiv 2509.24261. The formula is centred by itself; ``center`` is accepted for
+    the common contract. Not equivariant under a change of the rewards' unit: beta is per unit of reward.
+
+    Args:
+        rewards: (P, m) float; higher is better; NaN marks a missing one.
+        beta: Risk seeking (> 0, towards the maximum) or averse (< 0), per unit of reward; the paper's code has 2.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward (it is one already).
+        center: Subtract the group mean.
+        scale: "none", or divide by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        TypeError, ValueError: On bad arguments, see :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_baselines.py``.
+    """
+    check_beta(beta)
+    group = as_group(rewards, mask)
+    # From the reward with the largest exponential, so that nothing overflows; less 1, so that nothing cancels.
+    anchor = (
+        group.filled(-torch.inf).amax(1, keepdim=True) if beta > 0 else group.filled(torch.inf).amin(1, keepdim=True)
+    )
+    excess = torch.expm1(beta * (group.rewards - anchor))
+    mean = group_mean(excess, group)
+    raw = (excess - mean) / (beta * (1.0 + mean))
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)

@@ -9,6 +9,7 @@ from scipy import special
 from torch import Tensor
 
 from tea.estimators.group import as_group, by_count, check_target_n, constant, finalize, values_are_readable
+from tea.estimators.order import check_k, log_binomial
 
 
 def check_prior(prior: tuple[float, float]) -> None:
@@ -84,6 +85,73 @@ def pass_at_n_advantages(
     table = constant(_weight_table, m, target_n, *prior, dtype=success.dtype, device=success.device)
     weight = by_count(table, group).gather(1, s.long().clamp(0, m - 1))
     raw = weight * (success - s / others)
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale)
+
+
+def _passk_table(m: int, k: int) -> list[list[float]]:
+    """Per number of valid rollouts 0 .. m: the advantage of a wrong one given 0 .. m successes, then of a right one."""
+    table = []
+    for count in range(m + 1):
+        size = min(k, count)
+        wrong, right = [0.0] * (m + 1), [0.0] * (m + 1)
+        for successes in range(1, count + 1):
+            fail = math.exp(log_binomial(count - successes, size) - log_binomial(count, size))  # 1 - rho
+            if fail == 0.0:
+                continue
+            std = math.sqrt(fail * (1.0 - fail))
+            right[successes] = fail / std
+            fail_with = math.exp(log_binomial(count - successes - 1, size - 1) - log_binomial(count - 1, size - 1))
+            wrong[successes] = (fail - fail_with) / std
+        table.append(wrong + right)
+    return table
+
+
+def passk_binary_advantages(
+    rewards: Tensor,
+    k: int,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""Pass@k Training for 0/1 rewards: GRPO on groups of k whose reward is pass@k, averaged over all groups.
+
+    With c successes among m, :math:`\rho = 1 - \binom{m-c}{k} / \binom{m}{k}` and
+    :math:`\sigma = \sqrt{\rho (1 - \rho)}`,
+
+    .. math::
+        A_{right} = \frac{1 - \rho}{\sigma}, \quad
+        A_{wrong} = \frac{1 - \rho - \binom{m-c-1}{k-1} / \binom{m-1}{k-1}}{\sigma}
+
+    and zeros where every group or none has a success. Source: Pass@k Training, arXiv 2508.10751. The formula is
+    centred and scaled by itself; ``center`` is accepted for the common contract.
+
+    Args:
+        rewards: (P, m), each 0 or 1; NaN marks a missing one.
+        k: Size of the groups, 1 <= k <= m. A prompt with fewer than k valid rollouts uses as many as it has.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward (it is one already).
+        center: Subtract the group mean.
+        scale: "none", or divide (once more) by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        ValueError: If a reward is neither 0 nor 1 (checked on the CPU in eager mode), or on bad arguments as in
+            :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_binary.py``, against all groups.
+    """
+    check_k(k, rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim else None)
+    group = as_group(rewards, mask)
+    check_binary(group.rewards, group.valid)
+    success = group.filled(0.0) > 0.5
+    m = rewards.shape[1]
+    table = constant(_passk_table, m, k, dtype=group.rewards.dtype, device=rewards.device)
+    successes = success.sum(1, keepdim=True)
+    raw = by_count(table, group).gather(1, successes + (m + 1) * success)
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)
 
 

@@ -12,9 +12,12 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
+from tea.estimators.families import BANK_SIZE, combine
 from tea.estimators.group import Table, as_group, by_count, constant, finalize, scatter_sorted
 
 
@@ -43,6 +46,7 @@ def spacing_advantages(
     monotone: bool,
     center: bool,
     scale: str,
+    tail: str | None = None,
 ) -> Tensor:
     """Advantages from spacing weights.
 
@@ -53,10 +57,14 @@ def spacing_advantages(
         args: Hashable; tables are cached by them.
         mask: (P, m) bool or None.
         monotone: See :func:`tea.estimators.group.finalize`, as for ``center`` and ``scale``.
+        tail: If given, a row holds the weights of every member of the bank of tail families, one after the other,
+            and this family's are used, judged by the upper half of the rewards.
     """
     group = as_group(rewards, mask)
     m = rewards.shape[1]
     weights = by_count(constant(table, m, *args, dtype=group.rewards.dtype, device=rewards.device), group)
+    if tail is not None:
+        weights = combine(weights.unflatten(1, (BANK_SIZE, m)), group, tail, 0.5)
     # Invalid ones stand in as copies of the largest: no spacing beyond it.
     largest = group.filled(-torch.inf).amax(1, keepdim=True)
     values, order = torch.where(group.valid, group.rewards, largest).sort(dim=1)
@@ -137,3 +145,174 @@ def check_rungs(rungs: Sequence[int] | None, num_generations: int | None = None)
         raise ValueError(
             f"rungs must be at most the number of generations per prompt ({num_generations}), got {list(rungs)}"
         )
+
+
+def check_rank_weights(rank_weights: Sequence[float], num_generations: int | None = None) -> None:
+    """Raise ValueError unless ``rank_weights`` are finite numbers, at least one and fewer than the group has."""
+    if (
+        not isinstance(rank_weights, Sequence)
+        or isinstance(rank_weights, str)
+        or len(rank_weights) < 1
+        or not all(isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w) for w in rank_weights)
+    ):
+        raise ValueError(
+            f"rank_weights must be a sequence of finite numbers, the weight of the best first, got {rank_weights!r}"
+        )
+    if num_generations is not None and len(rank_weights) >= num_generations:
+        raise ValueError(
+            f"rank_weights must be fewer than the generations per prompt ({num_generations}), got "
+            f"{len(rank_weights)}: the estimator compares subsets with a rollout to subsets without it"
+        )
+
+
+def order_stat_spacing_weights(m: int, rank_weights: Sequence[float]) -> list[float]:
+    r"""Weights d_1 .. d_m of the L-statistic with these rank weights (best first) over subsets of size K < m.
+
+    On a subset of which c members have rank i or higher, the spacing g_(i) - g_(i-1) counts
+    W(c) = w_1 + ... + w_c times. Members are hypergeometric, so that
+
+    .. math::
+        d_i = K \{E[W(1 + H_{K-1}^{m-i})] - E[W(H_K^{m-i})] - E[W(H_{K-1}^{m-i+1})] + E[W(H_K^{m-i+1})]\}
+
+    with H_n^s the number of specials among n draws without replacement from m - 1 of which s are special: the
+    first two for a rollout of rank i or higher, in the subset and not; the others for a lower one.
+    """
+    size = len(rank_weights)
+    total = np.concatenate(([0.0], np.cumsum(np.asarray(rank_weights, dtype=np.float64))))  # W(0) .. W(K)
+
+    def expectation(draws: int, special_count: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """E[gain(H)] for each number of specials."""
+        hits = np.arange(draws + 1)
+        log_factorial = special.gammaln(np.arange(m + 1) + 1.0)
+
+        def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+            possible = (k >= 0) & (k <= n)
+            k = np.where(possible, k, 0)
+            value = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+            return np.where(possible, value, -np.inf)
+
+        specials = special_count[:, None]
+        log_probability = log_choose(specials, hits) + log_choose(m - 1 - specials, draws - hits)
+        return np.exp(log_probability - log_choose(np.array(m - 1), np.array(draws))) @ gain
+
+    above = m - np.arange(1, m + 1)  # rollouts of higher rank than i
+    high = expectation(size - 1, above, total[1:]) - expectation(size, above, total)
+    # No rollout is lower than rank 1; the value there is never used.
+    at_least = np.minimum(above + 1, m - 1)
+    low = expectation(size - 1, at_least, total[:-1]) - expectation(size, at_least, total)
+    return (size * (high - low)).tolist()
+
+
+def _order_stat_table(m: int, rank_weights: tuple[float, ...]) -> list[list[float]]:
+    table = []
+    for count in range(m + 1):
+        weights = order_stat_spacing_weights(count, rank_weights) if count > len(rank_weights) else [0.0] * count
+        table.append(weights + [0.0] * (m - count))
+    return table
+
+
+def order_stat_advantages(
+    rewards: Tensor,
+    rank_weights: Sequence[float],
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""OrderGrad: the unbiased policy gradient of any L-statistic of K samples.
+
+    The objective is the expectation of :math:`L = \sum_j w_j R_{(j)}` over K < m samples, R_(1) their best: best
+    of K, top-j mean, median, trimmed mean, CVaR. Over uniform subsets I of the group of size K,
+
+    .. math:: A_i = K \left( E[L(I) \mid i \in I] - E[L(I) \mid i \notin I] \right)
+
+    Source: OrderGrad, arXiv 2606.06096. The formula is centred by itself; ``center`` is accepted for the common
+    contract. Nondecreasing in the reward where no weight is negative.
+
+    Args:
+        rewards: (P, m) float; higher is better; NaN marks a missing one.
+        rank_weights: w_1 .. w_K, the weight of the best first, 1 <= K < m. ``(1, 0, 0, 0)`` is best-of-4,
+            ``(0.5, 0.5, 0, 0)`` the mean of the upper half of 4. A prompt with K or fewer valid rollouts has no
+            subset without one of them, and gets zeros.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
+        center: Subtract the group mean.
+        scale: "none", or divide by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        TypeError, ValueError: On bad arguments, see :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_order.py``, against all subsets.
+    """
+    check_rank_weights(rank_weights, rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim == 2 else None)
+    weights = tuple(float(w) for w in rank_weights)
+    return spacing_advantages(
+        rewards, _order_stat_table, weights, mask=mask, monotone=monotone, center=True, scale=scale
+    )
+
+
+def _bon_max_second_table(m: int) -> list[list[float]]:
+    return [[float(i == count and count > 1) for i in range(1, m + 1)] for count in range(m + 1)]
+
+
+def bon_max_second_advantages(
+    rewards: Tensor,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""BoN-max-second: the best rollout gets its lead over the second best, the others nothing.
+
+    .. math:: A_{(m)} = R_{(m)} - R_{(m-1)}, \quad A_{(i)} = 0 \quad (i < m)
+
+    before centring. Source: arXiv 2503.19595; verl's ``grpo_passk``. It is :func:`tea.max_at_k_advantages` at
+    k = m divided by m: the best-of-m gradient.
+
+    Args:
+        rewards: (P, m) float; higher is better; NaN marks a missing one.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward (it is one already).
+        center: Subtract the group mean.
+        scale: "none", or divide by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        TypeError, ValueError: On bad arguments, see :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_order.py``.
+    """
+    return spacing_advantages(rewards, _bon_max_second_table, mask=mask, monotone=monotone, center=center, scale=scale)
+
+
+def _tail_rl_table(m: int) -> list[list[float]]:
+    return [[1.0 / (count - i + 1) if i <= count else 0.0 for i in range(1, m + 1)] for count in range(m + 1)]
+
+
+def tail_rl_advantages(
+    rewards: Tensor,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""TailRL: every reward gap weighted by one over the number of rollouts that reach across it.
+
+    .. math:: A_{(i)} = w_i - \bar w, \quad w_i = w_{i-1} + \frac{R_{(i)} - R_{(i-1)}}{m - i + 1}
+
+    Up to the factor m the plug-in gradient of :math:`\int \log P(R \ge t) \, dt`: a maximum likelihood of
+    exceeding every threshold. Source: TailRL, arXiv 2609.02987, by way of a secondary source: not compared with
+    the authors' code. The formula is centred by itself; ``center`` is accepted for the common contract.
+    Arguments, result and errors as in :func:`bon_max_second_advantages`.
+
+    Checked by ``tests/estimators/test_order.py``, against finite differences of that integral.
+    """
+    return spacing_advantages(rewards, _tail_rl_table, mask=mask, monotone=monotone, center=True, scale=scale)

@@ -75,3 +75,33 @@ def test_graded_rewards_are_refused():
 def test_bad_prior(prior):
     with pytest.raises(ValueError, match=r"prior must be two finite positive numbers"):
         tea.pass_at_n_advantages(torch.zeros(2, 4), 16, prior=prior)
+
+
+# --- passk_binary_advantages ---
+
+
+@pytest.mark.parametrize(("m", "k"), [(m, k) for m in (4, 7) for k in range(1, m + 1)])
+def test_passk_over_all_groups(m, k):
+    rewards = torch.tensor([[1.0] * s + [0.0] * (m - s) for s in range(m + 1)], dtype=F64)
+    raw = tea.passk_binary_advantages(rewards, k, center=False)
+    for row, group in zip(raw.tolist(), rewards.tolist(), strict=True):
+        assert row == pytest.approx(reference.pass_at_k_binary(group, k), rel=1e-10, abs=1e-12)
+    torch.testing.assert_close(tea.passk_binary_advantages(rewards, k), raw, rtol=0, atol=1e-12)
+
+
+def test_passk_of_masked_groups():
+    rewards = torch.randint(0, 2, (20, 8), generator=torch.Generator().manual_seed(0)).to(F64)
+    mask = torch.rand(20, 8, generator=torch.Generator().manual_seed(1)) < 0.6
+    raw = tea.passk_binary_advantages(rewards, 3, mask=mask, center=False)
+    for p in range(20):
+        group = rewards[p][mask[p]].tolist()
+        if len(group) > 1:
+            expected = reference.pass_at_k_binary(group, min(3, len(group)))
+            assert raw[p][mask[p]].tolist() == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+def test_passk_refuses_graded_rewards_and_k_beyond_the_group():
+    with pytest.raises(ValueError, match="must be 0 or 1"):
+        tea.passk_binary_advantages(torch.full((2, 4), 0.5), 2)
+    with pytest.raises(ValueError, match="k must be at most the number of generations"):
+        tea.passk_binary_advantages(torch.zeros(2, 4), 5)

@@ -16,8 +16,10 @@ SPECS = tea.list_estimators()
 NAMES = [spec.name for spec in SPECS]
 
 
-def test_the_first_release_is_there():
+def test_ours_and_the_peers_are_there():
     assert {"tea", "prefix_tea", "ladder", "pass_at_n", "max_at_k", "grpo", "rloo"} <= set(NAMES)
+    peers = {"dr_grpo", "order_stat", "bon_max_mean", "bon_max_second", "cat_bon", "rs_grpo", "tail_rl", "passk_binary"}
+    assert peers <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES)
 
 
@@ -95,6 +97,11 @@ def test_unknown_name_lists_the_known_and_the_nearest():
         ("prefix_tea", {"target_n": 16, "shrinkage": -1}, ValueError, r"shrinkage must be"),
         ("prefix_tea", {"target_n": 16, "prefix_sizes": (1, 2)}, ValueError, r"prefix_sizes must be"),
         ("pass_at_n", {"target_n": 16, "prior": (0, 1)}, ValueError, r"prior must be"),
+        ("order_stat", {}, TypeError, r"needs rank_weights"),
+        ("order_stat", {"rank_weights": ()}, ValueError, r"rank_weights must be a sequence of finite numbers"),
+        ("rs_grpo", {"beta": 0.0}, ValueError, r"beta must be a finite number other than 0"),
+        ("cat_bon", {"target_n": 0}, ValueError, r"target_n must be"),
+        ("passk_binary", {"k": 0}, ValueError, r"k must be an integer"),
     ],
 )
 def test_bad_options_are_refused_without_rewards(name, options, error, message):
