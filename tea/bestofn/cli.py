@@ -46,6 +46,10 @@ def register(app: typer.Typer) -> None:
     app.command("eval")(eval_command)
     app.command("score")(score_command)
     app.command("curve")(curve_command)
+    app.command("forecast")(forecast_command)
+    app.command("diagnose")(diagnose_command)
+    app.command("plan")(plan_command)
+    app.command("compare")(compare_command)
 
 
 def eval_command(
@@ -206,6 +210,224 @@ def curve_command(
             _print_curves({value or selecting: curve}, f"selected by {selecting}")
 
 
+def forecast_command(
+    file: _FILE,
+    ns: _NS = None,
+    method: Annotated[
+        str,
+        typer.Option(help="auto, gaussian, ladder, exponential, generalized-normal, gpd or beta-binomial (0/1)."),
+    ] = "auto",
+    tail_fraction: Annotated[float, typer.Option(help="Tail fraction of gaussian and exponential.")] = 0.25,
+    reward: _REWARD_COLUMN = None,
+    prompt: _PROMPT_COLUMN = None,
+    model: _MODEL_FILTER = None,
+    samples: _NUM_SAMPLES = None,
+    level: _LEVEL = 0.95,
+    json: _JSON = False,
+) -> None:
+    """Forecast the best-of-N curve beyond the samples in a file, with intervals and a verdict."""
+    with _errors():
+        from tea.bestofn.forecast import forecast_best_of_n
+        from tea.bestofn.report import format_interval
+
+        name, matrix = _one_reward(file, reward, prompt, model, samples)
+        counts = _parse_ns(ns) or [matrix.shape[1] * 2**i for i in (1, 2, 3, 4)]
+        result = forecast_best_of_n(
+            matrix,
+            counts,
+            method=method,  # type: ignore[arg-type]
+            tail_fraction=tail_fraction,
+            level=level,
+        )
+        if json:
+            _print_json({"file": str(file), "reward": name, **result.to_dict()})
+            return
+        rows = [
+            [str(n), format_interval(v, low, high)]
+            for n, v, low, high in zip(result.ns, result.values, result.ci_low, result.ci_high, strict=True)
+        ]
+        title = f"Best of N of {name}, forecast by {result.method} from {result.num_samples} samples"
+        _print_table(title, ["N", f"value, {level:.0%} interval over prompts"], rows)
+        typer.echo(f"verdict: {result.verdict}")
+        for reason in result.reasons:
+            typer.echo(f"  - {reason}")
+
+
+def diagnose_command(
+    file: _FILE,
+    reward: _REWARD_COLUMN = None,
+    prompt: _PROMPT_COLUMN = None,
+    model: _MODEL_FILTER = None,
+    samples: _NUM_SAMPLES = None,
+    level: _LEVEL = 0.95,
+    json: _JSON = False,
+) -> None:
+    """Say what the rewards in a file look like in the upper tail, and what they support."""
+    with _errors():
+        from tea.bestofn.diagnostics import diagnose
+
+        name, matrix = _one_reward(file, reward, prompt, model, samples)
+        found = diagnose(matrix, level=level)
+        if json:
+            _print_json({"file": str(file), "reward": name, **found.to_dict()})
+            return
+        rows = [
+            ["all rewards 0 or 1", "yes" if found.binary else "no"],
+            ["prompts with constant rewards", f"{found.constant_share:.1%}"],
+            ["prompts with ties in the upper quarter", f"{found.tied_share:.1%}"],
+            ["prompts saturated at the largest reward", f"{found.saturated_share:.1%}"],
+        ]
+        if not found.binary:
+            rows.append(["prompts with a Gaussian upper quarter (95% if all)", f"{found.gaussian_share:.1%}"])
+        for label, entry in (
+            ("tail power p (2 Gaussian, 1 exponential)", found.tail_power),
+            ("Pareto shape xi (0 exponential, < 0 bounded)", found.tail_shape),
+        ):
+            if entry is not None:
+                rows.append([label, f"{entry[0]:.2f} [{entry[1]:.2f}, {entry[2]:.2f}]"])
+        _print_table(f"Diagnostics of {name}", ["finding", "value"], rows)
+        for note in found.notes:
+            typer.echo(f"  - {note}")
+
+
+def plan_command(
+    file: _FILE,
+    cost: Annotated[float, typer.Option(help="Cost of one sample, in the unit of --value times reward.")] = 0.0,
+    cost_per_token: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Cost of one token instead; the mean length is read from the file's num_tokens column."),
+    ] = None,
+    value: Annotated[float, typer.Option(help="Worth of one unit of reward, per prompt.")] = 1.0,
+    target: Annotated[Optional[float], typer.Option(help="Best-of-N value to reach.")] = None,  # noqa: UP045
+    min_gain: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Least gain in reward that makes a doubling of N worth while."),
+    ] = None,
+    max_n: Annotated[Optional[int], typer.Option(help="Largest N considered; default 16 n.")] = None,  # noqa: UP045
+    budget: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Total number of samples to split over the prompts, those in the file included."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Method of the forecast, as for `tea forecast`.")] = "auto",
+    reward: _REWARD_COLUMN = None,
+    prompt: _PROMPT_COLUMN = None,
+    model: _MODEL_FILTER = None,
+    samples: _NUM_SAMPLES = None,
+    level: _LEVEL = 0.95,
+    json: _JSON = False,
+) -> None:
+    """Weigh what more samples give against what they cost; split a budget over prompts."""
+    with _errors():
+        from tea.bestofn.plan import plan_samples, split_budget
+        from tea.bestofn.report import format_interval
+
+        name, matrix, table = _one_reward_table(file, reward, prompt, model, samples)
+        if cost_per_token is not None:
+            if table.num_tokens is None:
+                raise ValueError(f"{file}: no column 'num_tokens', which --cost-per-token needs; give --cost")
+            cost += cost_per_token * float(table.num_tokens.mean())
+        plan = plan_samples(
+            matrix,
+            cost_per_sample=cost,
+            value_per_reward=value,
+            target=target,
+            min_gain_per_doubling=min_gain,
+            max_n=max_n,
+            method=method,  # type: ignore[arg-type]
+            level=level,
+        )
+        split = None if budget is None else split_budget(matrix, budget, method=method)  # type: ignore[arg-type]
+        if json:
+            result = {"file": str(file), "reward": name, **plan.to_dict()}
+            if split is not None:
+                result["split"] = {
+                    "budget": split.budget,
+                    "expected": split.expected,
+                    "expected_uniform": split.expected_uniform,
+                    "samples": dict(zip(table.prompts, split.samples.tolist(), strict=True)),
+                }
+            _print_json(result)
+            return
+        rows = [
+            [
+                f"{n}{'' if n <= plan.num_samples else ' (forecast)'}",
+                format_interval(plan.values[i], plan.ci_low[i], plan.ci_high[i]),
+                f"{plan.gain_per_doubling[i]:.4g}" if plan.gain_per_doubling[i] == plan.gain_per_doubling[i] else "",
+                f"{plan.net[i]:.4g}",
+            ]
+            for i, n in enumerate(plan.ns.tolist())
+        ]
+        _print_table(f"Samples per prompt, {name}", ["N", "best of N", "gain of doubling", "value - cost"], rows)
+        low, high = plan.best_n_range
+        if cost > 0:
+            alike = "" if low == high else f" (not distinguishable from it: N = {low} to {high})"
+            typer.echo(f"largest value minus cost: N = {plan.best_n}{alike}")
+        if min_gain is not None:
+            reached = f"from N = {plan.doubling_n}" if plan.doubling_n else f"nowhere up to N = {plan.ns[-1]}"
+            typer.echo(f"doubling gains less than {min_gain:g}: {reached}")
+        if target is not None:
+            ends = [str(n) if n else f"beyond {plan.ns[-1]}" for n in plan.target_n_range]
+            reached = f"N = {plan.target_n}" if plan.target_n else f"not up to N = {plan.ns[-1]}"
+            typer.echo(f"target {target:g} reached: {reached} (interval: {ends[0]} to {ends[1]})")
+        if split is not None:
+            typer.echo(
+                f"splitting {budget} samples by what each prompt gains: mean {split.expected:.4g} expected, against "
+                f"{split.expected_uniform:.4g} when split evenly; {split.samples.min()} to {split.samples.max()} "
+                "samples per prompt (--json lists them)"
+            )
+        if plan.verdict != "ok":
+            typer.echo(f"the forecast: {plan.verdict}")
+            for reason in plan.reasons:
+                typer.echo(f"  - {reason}")
+
+
+def compare_command(
+    runs: Annotated[
+        list[str], typer.Argument(help="Files or `tea eval` directories; name=PATH names one. The first is the base.")
+    ],
+    reward: _REWARD_COLUMN = None,
+    value: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column whose value counts, while --reward selects (a gold reward, a judge)."),
+    ] = None,
+    output_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write report.html (stands alone), report.md, its figures and report.json here."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Best-of-N comparison",
+    ns: _NS = None,
+    prompt: _PROMPT_COLUMN = None,
+    samples: _NUM_SAMPLES = None,
+    level: _LEVEL = 0.95,
+    json: _JSON = False,
+) -> None:
+    """Compare runs: curves, paired differences, Q-Q plots, forecasts against what came."""
+    with _errors():
+        from tea.bestofn.io import read_rewards
+        from tea.bestofn.report import RunRewards, compare, markdown_report, write_report
+
+        loaded = []
+        for spec in runs:
+            name, separator, path = spec.partition("=")
+            if not separator or Path(spec).exists():
+                name, path = Path(spec).stem if Path(spec).is_file() else Path(spec).name, spec
+            columns = None if reward is None else [reward]
+            table = read_rewards(path, columns, prompt=prompt, num_samples=samples)
+            counted = None
+            if value is not None:
+                other = read_rewards(path, [value], prompt=prompt, num_samples=samples)
+                counted = next(iter(other.rewards.values()))
+            _say_how_read(table)
+            loaded.append(RunRewards(name, next(iter(table.rewards.values())), counted, table.prompts, str(path)))
+        comparison = compare(loaded, _parse_ns(ns), level=level)
+        if json:
+            _print_json(comparison.to_dict())
+        else:
+            typer.echo(markdown_report(comparison))
+        if output_dir is not None:
+            typer.echo(f"wrote {write_report(comparison, output_dir, title)}", err=True)
+
+
 @contextmanager
 def _errors() -> Iterator[None]:
     """Errors that are the user's to fix end with their message and status 2, without a traceback."""
@@ -225,6 +447,24 @@ def _parse_ns(ns: str | None) -> list[int] | None:
         return [int(part) for part in ns.split(",")]
     except ValueError:
         raise ValueError(f"--ns must be whole numbers separated by commas, got {ns!r}") from None
+
+
+def _one_reward_table(
+    file: Path, reward: str | None, prompt: str | None, model: str | None, samples: int | None
+) -> tuple[str, Any, Any]:
+    from tea.bestofn.io import read_rewards
+
+    columns = None if reward is None else [reward]
+    table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)
+    _say_how_read(table)
+    name = next(iter(table.rewards))
+    return name, table.rewards[name], table
+
+
+def _one_reward(
+    file: Path, reward: str | None, prompt: str | None, model: str | None, samples: int | None
+) -> tuple[str, Any]:
+    return _one_reward_table(file, reward, prompt, model, samples)[:2]
 
 
 def _say_how_read(table: Any) -> None:
@@ -261,18 +501,30 @@ def _print_run(run: Any, ns: list[int] | None, select_by: str | None, level: flo
 
 
 def _print_curves(curves: dict[str, Any], how: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from tea.bestofn.report import format_interval
 
     first = next(iter(curves.values()))
-    table = Table(
-        title=f"Best of N, {how}: {first.num_prompts} prompts x {first.num_samples} samples, "
-        f"{first.level:.0%} intervals over {first.over}"
+    rows = [
+        [str(n), *(format_interval(c.values[i], c.ci_low[i], c.ci_high[i]) for c in curves.values())]
+        for i, n in enumerate(first.ns)
+    ]
+    _print_table(
+        f"Best of N, {how}: {first.num_prompts} prompts x {first.num_samples} samples, "
+        f"{first.level:.0%} intervals over {first.over}",
+        ["N", *curves],
+        rows,
     )
-    table.add_column("N", justify="right")
-    for name in curves:
-        table.add_column(name, justify="right")
-    for i, n in enumerate(first.ns):
-        cells = [f"{c.values[i]:.4f} [{c.ci_low[i]:.4f}, {c.ci_high[i]:.4f}]" for c in curves.values()]
-        table.add_row(str(n), *cells)
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Intervals stand in brackets, which rich would otherwise read as markup.
+    table = Table(title=escape(title), title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(escape(name), justify="left" if i == 0 and not rows[0][0].isdigit() else "right")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tea.bestofn import best_of_n_curve
 from tea.bestofn.cli import register
+from tea.bestofn.report import format_interval
 from tests.reference.tiny import tiny_llama, tiny_reward_model, tiny_tokenizer
 
 app = typer.Typer()
@@ -44,7 +45,8 @@ def test_eval_prints_stores_and_resumes(models, tmp_path):
     assert again["curves"]["rm"] == {**result["curves"]["rm"], "selected_by": "rm"}
     assert again["curves"]["length"]["values"][-1] <= result["curves"]["length"]["values"][-1]
     table = _eval(models, tmp_path / "run", *rewards, "--ns", "1,4")
-    assert f"{result['curves']['rm']['values'][-1]:.4f}" in table.stdout
+    curve = result["curves"]["rm"]
+    assert format_interval(curve["values"][-1], curve["ci_low"][-1], curve["ci_high"][-1]) in table.stdout
 
     curve = runner.invoke(app, ["curve", str(tmp_path / "run"), "--reward", "rm", "--json"])
     assert json.loads(curve.stdout)["values"] == result["curves"]["rm"]["values"]
@@ -99,3 +101,59 @@ def test_errors_are_one_line_without_a_traceback(models, tmp_path, options, mess
 def test_importing_the_commands_loads_nothing_heavy():
     code = "import sys, tea.bestofn.cli; print({'torch', 'scipy', 'transformers', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.fixture(scope="module")
+def reward_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rewards") / "r.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(200, 32)))
+    return path
+
+
+def test_forecast_command(reward_file):
+    from tea.bestofn import forecast_best_of_n
+
+    result = json.loads(runner.invoke(app, ["forecast", str(reward_file), "--ns", "64,512", "--json"]).stdout)
+    expected = forecast_best_of_n(np.load(reward_file), [64, 512])
+    assert result["values"] == expected.values.tolist()
+    assert result["verdict"] == "ok"
+    table = runner.invoke(app, ["forecast", str(reward_file), "--method", "ladder"])
+    assert "verdict: ok" in table.stdout
+    assert "forecast by ladder from 32 samples" in " ".join(table.stdout.split())
+    refused = runner.invoke(app, ["forecast", str(reward_file), "--method", "magic"])
+    assert refused.exit_code == 2
+    assert "method must be one of" in refused.stderr
+
+
+def test_diagnose_command(reward_file):
+    result = json.loads(runner.invoke(app, ["diagnose", str(reward_file), "--json"]).stdout)
+    assert result["supported_tail_fraction"] == 1.0
+    assert "support a Gaussian tail up to alpha = 1.00" in runner.invoke(app, ["diagnose", str(reward_file)]).stdout
+
+
+def test_plan_command(reward_file):
+    from tea.bestofn import plan_samples
+
+    options = ["--cost", "0.02", "--target", "2.5", "--min-gain", "0.3", "--budget", "9000"]
+    result = json.loads(runner.invoke(app, ["plan", str(reward_file), *options, "--json"]).stdout)
+    plan = plan_samples(np.load(reward_file), cost_per_sample=0.02, target=2.5, min_gain_per_doubling=0.3)
+    assert (result["best_n"], result["target_n"], result["doubling_n"]) == (plan.best_n, plan.target_n, plan.doubling_n)
+    assert sum(result["split"]["samples"].values()) == 9000
+    text = runner.invoke(app, ["plan", str(reward_file), *options]).stdout
+    assert f"largest value minus cost: N = {plan.best_n}" in text
+    refused = runner.invoke(app, ["plan", str(reward_file), "--cost-per-token", "0.1"])
+    assert "no column 'num_tokens'" in refused.stderr
+
+
+def test_compare_command(reward_file, tmp_path):
+    np.save(tmp_path / "other.npy", np.load(reward_file) + 0.5)
+    result = runner.invoke(
+        app, ["compare", f"base={reward_file}", str(tmp_path / "other.npy"), "--output-dir", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "| N | base | other |" in result.stdout
+    assert "other - base" in result.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
+    as_json = runner.invoke(app, ["compare", f"base={reward_file}", str(tmp_path / "other.npy"), "--json"])
+    difference = json.loads(as_json.stdout)["runs"][1]["difference_to_first"]
+    np.testing.assert_allclose(difference["values"], 0.5)
