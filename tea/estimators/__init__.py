@@ -20,6 +20,8 @@ from tea.estimators.baselines import (
     rs_grpo_advantages,
 )
 from tea.estimators.binary import check_prior, pass_at_n_advantages, passk_binary_advantages
+from tea.estimators.families import check_tail
+from tea.estimators.functional import functional_advantages
 from tea.estimators.group import (
     check_scale,
     check_tail_fraction,
@@ -39,6 +41,7 @@ from tea.estimators.order import (
     tail_rl_advantages,
 )
 from tea.estimators.prefix import check_order, check_prefix_sizes, check_shrinkage, prefix_tea_advantages
+from tea.estimators.schedule import scheduled_target_n
 from tea.estimators.tail import TailStatistics, tail_statistics, tea_advantages
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "cat_bon_advantages",
     "dr_grpo_advantages",
     "expected_max_normal",
+    "functional_advantages",
     "get_estimator",
     "get_estimator_spec",
     "grpo_advantages",
@@ -64,6 +68,7 @@ __all__ = [
     "prefix_tea_advantages",
     "rloo_advantages",
     "rs_grpo_advantages",
+    "scheduled_target_n",
     "tail_rl_advantages",
     "tail_statistics",
     "tea_advantages",
@@ -205,6 +210,7 @@ _REGISTRY: dict[str, EstimatorSpec] = {
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "target_n": check_target_n,
+    "tail_fraction": lambda fraction: check_tail_fraction(fraction, auto=True),
     "tail": check_tail,
     "scale": check_scale,
     "k": check_k,

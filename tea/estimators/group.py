@@ -270,7 +270,10 @@ def check_target_n(target_n: float) -> None:
         raise ValueError(f"target_n must be a finite number >= 1, got {target_n!r}")
 
 
-def check_tail_fraction(tail_fraction: float) -> None:
-    """Raise ValueError unless ``tail_fraction`` is in (0, 1]."""
+def check_tail_fraction(tail_fraction: float | str, *, auto: bool = False) -> None:
+    """Raise ValueError unless ``tail_fraction`` is in (0, 1], or "auto" where that is possible."""
+    if auto and tail_fraction == "auto":
+        return
     if isinstance(tail_fraction, (bool, str)) or not 0.0 < tail_fraction <= 1.0:
-        raise ValueError(f"tail_fraction must be in (0, 1], got {tail_fraction!r}")
+        allowed = "in (0, 1] or 'auto'" if auto else "in (0, 1]"
+        raise ValueError(f"tail_fraction must be {allowed}, got {tail_fraction!r}")

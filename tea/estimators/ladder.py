@@ -9,8 +9,8 @@ import numpy as np
 from scipy import special
 from torch import Tensor
 
+from tea.estimators.families import BANK_SIZE, check_tail, expected_max_bank
 from tea.estimators.group import check_target_n
-from tea.estimators.normal import expected_max_normal
 from tea.estimators.order import check_rungs, max_at_k_spacing_weights, spacing_advantages
 
 
@@ -56,7 +56,9 @@ def _spacing_moments(m: int) -> np.ndarray:
     return moments * (t[1] - t[0]) ** 2
 
 
-def ladder_coefficients(target_n: float, rungs: Sequence[int], num_generations: int) -> list[float]:
+def ladder_coefficients(
+    target_n: float, rungs: Sequence[int], num_generations: int, member: int = 0
+) -> list[float]:
     r"""Coefficients beta of V_N ~ sum_k beta_k V_k.
 
     .. math:: \sum_k \beta_k = 1, \quad \sum_k \beta_k c_k = c_N
@@ -68,9 +70,10 @@ def ladder_coefficients(target_n: float, rungs: Sequence[int], num_generations: 
         target_n: N >= 1.
         rungs: Increasing k's within the group.
         num_generations: m.
+        member: Of the bank of tail families, whose e_k takes the place of c_k; 0 is the Gaussian.
     """
-    c = np.array([expected_max_normal(k) for k in rungs])
-    c_target = expected_max_normal(target_n)
+    c = np.array([expected_max_bank(k)[member] for k in rungs])
+    c_target = expected_max_bank(target_n)[member]
     constraints = np.stack((np.ones_like(c), c))
     particular = np.linalg.lstsq(constraints, np.array([1.0, c_target]), rcond=None)[0]
     if len(rungs) == 2:
@@ -89,14 +92,15 @@ def ladder_coefficients(target_n: float, rungs: Sequence[int], num_generations: 
 
 
 def _ladder_table(m: int, target_n: float, rungs: tuple[int, ...] | None) -> list[list[float]]:
-    table: list[list[float]] = [[0.0] * m, [1.0] + [0.0] * (m - 1)]
+    """Per number of valid rollouts 0 .. m, the weights d_1 .. d_m of every member of the bank, one after the other."""
+    table: list[list[float]] = [[0.0] * (m * BANK_SIZE), ([1.0] + [0.0] * (m - 1)) * BANK_SIZE]
     for count in range(2, m + 1):
         steps = default_rungs(count) if rungs is None else tuple(k for k in rungs if k <= count)
         if len(steps) < 2:
             steps = default_rungs(count)
-        beta = ladder_coefficients(target_n, steps, count)
+        beta = np.array([ladder_coefficients(target_n, steps, count, member) for member in range(BANK_SIZE)])
         weights = np.array([max_at_k_spacing_weights(count, k) for k in steps])
-        table.append((np.array(beta) @ weights).tolist() + [0.0] * (m - count))
+        table.append(np.pad(beta @ weights, ((0, 0), (0, m - count))).ravel().tolist())
     return table
 
 
@@ -105,6 +109,7 @@ def ladder_advantages(
     target_n: float,
     rungs: Sequence[int] | None = None,
     *,
+    tail: str = "gaussian",
     mask: Tensor | None = None,
     monotone: bool = True,
     center: bool = True,
@@ -128,6 +133,8 @@ def ladder_advantages(
             against a Gaussian. Default (m/4, m), (2, m) below m = 12. A prompt with fewer valid rollouts uses the
             rungs within them, or its own default where fewer than two are. Rung 1 is best left out: its
             baseline is the centring alone, which biases it by 1/m of its coefficient.
+        tail: Family of the upper tail, whose expected maxima take the place of c_k: "gaussian", "exponential", "gpd"
+            or "auto", see :mod:`tea.estimators.families`.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
         center: Subtract the group mean.
@@ -143,7 +150,8 @@ def ladder_advantages(
     """
     check_target_n(target_n)
     check_rungs(rungs, rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim else None)
+    check_tail(tail)
     steps = None if rungs is None else tuple(rungs)
     return spacing_advantages(
-        rewards, _ladder_table, target_n, steps, mask=mask, monotone=monotone, center=center, scale=scale
+        rewards, _ladder_table, target_n, steps, mask=mask, monotone=monotone, center=center, scale=scale, tail=tail
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tea.estimators.families import BANK_SIZE, check_tail, combine, slope_bank
 from tea.estimators.group import (
     as_group,
     by_count,
@@ -19,7 +20,7 @@ from tea.estimators.group import (
     finalize,
     power_of_two_below,
 )
-from tea.estimators.normal import tail_slope, truncated_normal_constants
+from tea.estimators.normal import truncated_normal_constants
 from tea.estimators.tail import tail_count, tail_shaped_reward
 
 DEFAULT_SHRINKAGE = 2.0
@@ -87,7 +88,7 @@ def check_prefix_sizes(prefix_sizes: Sequence[int] | None, order: int, num_gener
 def _prefix_table(
     m: int, target_n: float, tail_fraction: float, order: int, prefix_sizes: tuple[int, ...] | None
 ) -> list[list[float]]:
-    """Per number of valid rollouts 0 .. m, for each size: n, tail count t, c~, s^2, weight * n / t."""
+    """Per number of valid rollouts 0 .. m, for each size: n, tail count t, s^2, weight * n / t, slopes of the bank."""
     width = len(prefix_sizes or default_prefix_sizes(m))
     table = []
     for count in range(m + 1):
@@ -101,8 +102,8 @@ def _prefix_table(
         for n, weight in zip(sizes, weights, strict=True):
             t = tail_count(n, tail_fraction)
             constants = truncated_normal_constants(t / n)
-            row += [n, t, tail_slope(target_n, t / n), constants.std**2, weight * n / t]
-        table.append(row + [2.0, 2.0, 0.0, 0.0, 0.0] * (width - len(sizes)))
+            row += [n, t, constants.std**2, weight * n / t, *slope_bank(target_n, t / n)]
+        table.append(row + [2.0, 2.0, *[0.0] * (2 + BANK_SIZE)] * (width - len(sizes)))
     return table
 
 
@@ -114,6 +115,7 @@ def prefix_tea_advantages(
     order: int = 2,
     prefix_sizes: Sequence[int] | None = None,
     shrinkage: float = DEFAULT_SHRINKAGE,
+    tail: str = "gaussian",
     mask: Tensor | None = None,
     monotone: bool = False,
     center: bool = True,
@@ -145,6 +147,8 @@ def prefix_tea_advantages(
             fewer valid rollouts uses them in proportion (and a lower order where too few are left); one with
             fewer than 3 cannot be cross-fitted and gets zeros.
         shrinkage: lambda >= 0, in pseudo-observations; 0: none, as published.
+        tail: Family of the upper tail, which sets c~: "gaussian" as published, "exponential", "gpd" or "auto", see
+            :mod:`tea.estimators.families`.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
         center: Subtract the group mean.
@@ -162,13 +166,16 @@ def prefix_tea_advantages(
     check_tail_fraction(tail_fraction)
     check_order(order)
     check_shrinkage(shrinkage)
+    check_tail(tail)
     group = as_group(rewards, mask)
     m = rewards.shape[1]
     check_prefix_sizes(prefix_sizes, order, m)
     sizes = None if prefix_sizes is None else tuple(prefix_sizes)
     dtype, device = group.rewards.dtype, rewards.device
     table = constant(_prefix_table, m, target_n, tail_fraction, order, sizes, dtype=dtype, device=device)
-    per_size = by_count(table, group).unflatten(1, (-1, 5)).unsqueeze(-1)  # (P, J, 5, 1)
+    per_size = by_count(table, group).unflatten(1, (-1, 4 + BANK_SIZE))  # (P, J, 4 + BANK_SIZE)
+    slopes = combine(per_size[:, :, 4:].transpose(1, 2), group, tail, tail_fraction)  # (P, J)
+    per_size = torch.cat((per_size[:, :, :4], slopes.unsqueeze(2)), dim=2).unsqueeze(-1)
 
     # Position in sampling order among the valid rollouts, which come first.
     position = torch.where(group.valid, group.valid.cumsum(1) - 1, m)
@@ -188,12 +195,12 @@ def prefix_tea_advantages(
     level = ranked.unsqueeze(1)
     # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
     negligible = (8.0 * torch.finfo(dtype).eps) ** 2
-    for n, t, slope, tail_variance, factor in (size.unbind(1) for size in per_size.unbind(1)):
+    for n, t, tail_variance, factor, slope in (size.unbind(1) for size in per_size.unbind(1)):
         member = offset < n.unsqueeze(2)
-        tail = member & (member.cumsum(2) <= t.unsqueeze(2))
-        threshold = torch.where(tail, level, torch.inf).amin(2)
+        in_tail = member & (member.cumsum(2) <= t.unsqueeze(2))
+        threshold = torch.where(in_tail, level, torch.inf).amin(2)
         threshold = torch.where(torch.isfinite(threshold), threshold, 0.0)
-        above = torch.where(tail, level - threshold.unsqueeze(2), 0.0)
+        above = torch.where(in_tail, level - threshold.unsqueeze(2), 0.0)
         excess = above.sum(2) / t
         # The smallest of `above` is 0, so this difference never cancels.
         sum_of_squares = ((above**2).sum(2) - t * excess**2).clamp(min=0.0)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tea.estimators.families import (
+    AUTO_FRACTIONS,
+    BANK_SIZE,
+    check_tail,
+    combine,
+    fraction_weights,
+    slope_bank,
+)
 from tea.estimators.group import (
     Group,
     as_group,
@@ -18,7 +26,6 @@ from tea.estimators.group import (
     finalize,
     power_of_two_below,
 )
-from tea.estimators.normal import tail_slope
 
 
 def tail_count(num_generations: int, tail_fraction: float) -> int:
@@ -29,11 +36,12 @@ def tail_count(num_generations: int, tail_fraction: float) -> int:
 
 
 def _tail_table(m: int, target_n: float, tail_fraction: float) -> list[list[float]]:
-    """Per number of valid rollouts 0 .. m: tail count, slope c~ at the effective fraction, leading factor."""
+    """Per number of valid rollouts 0 .. m: tail count, leading factor, slope of every member of the bank."""
     rows = []
     for count in range(m + 1):
         k = tail_count(count, tail_fraction)
-        rows.append([k, tail_slope(target_n, k / count), count / k] if count > 1 else [k, 0.0, 0.0])
+        slopes = slope_bank(target_n, k / count) if count > 1 else [0.0] * BANK_SIZE
+        rows.append([float(k), count / k if count > 1 else 0.0, *slopes])
     return rows
 
 
@@ -48,10 +56,12 @@ class _Tail(NamedTuple):
     factor: Tensor
 
 
-def _upper_tail(group: Group, target_n: float, tail_fraction: float) -> _Tail:
+def _upper_tail(group: Group, target_n: float, tail_fraction: float, tail: str) -> _Tail:
     m = group.rewards.shape[1]
     table = constant(_tail_table, m, target_n, tail_fraction, dtype=group.rewards.dtype, device=group.rewards.device)
-    k, slope, factor = by_count(table, group).split(1, dim=1)
+    rows = by_count(table, group)
+    k, factor = rows[:, :1], rows[:, 1:2]
+    slope = combine(rows[:, 2:], group, tail, tail_fraction).unsqueeze(1)
     top = group.filled(-torch.inf).topk(tail_count(m, tail_fraction), dim=1).values
     member = torch.arange(top.shape[1], device=top.device) < k
     threshold = top.gather(1, (k - 1).clamp(min=0).long())
@@ -75,11 +85,18 @@ def tail_shaped_reward(above: Tensor, excess: Tensor, std: Tensor, slope: Tensor
     return above * (1.0 + slope * (above - 2.0 * excess) / (2.0 * std))
 
 
+def _tea(group: Group, target_n: float, tail_fraction: float, tail: str) -> Tensor:
+    fitted = _upper_tail(group, target_n, tail_fraction, tail)
+    above = (group.filled(-torch.inf) - fitted.threshold) / fitted.unit
+    return tail_shaped_reward(above, fitted.excess, fitted.std, fitted.slope) * fitted.factor * fitted.unit
+
+
 def tea_advantages(
     rewards: Tensor,
     target_n: float,
-    tail_fraction: float = 0.25,
+    tail_fraction: float | Literal["auto"] = 0.25,
     *,
+    tail: str = "gaussian",
     mask: Tensor | None = None,
     monotone: bool = False,
     center: bool = True,
@@ -101,7 +118,11 @@ def tea_advantages(
     Args:
         rewards: (P, m) float; higher is better; NaN marks a missing one.
         target_n: N, samples per prompt at deployment, >= 1.
-        tail_fraction: alpha, in (0, 1]: the share of rollouts that counts as tail.
+        tail_fraction: alpha, in (0, 1]: the share of rollouts that counts as tail. "auto": the largest of 1/2, 1/4
+            and 1/8 at which the batch is compatible with the family, see
+            :func:`tea.estimators.families.fraction_weights`.
+        tail: Family of the upper tail, which sets c~: "gaussian" as published, "exponential", "gpd" or "auto", see
+            :mod:`tea.estimators.families`.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
         center: Subtract the group mean.
@@ -117,11 +138,17 @@ def tea_advantages(
     Checked by ``tests/estimators/test_tail.py``.
     """
     check_target_n(target_n)
-    check_tail_fraction(tail_fraction)
+    check_tail_fraction(tail_fraction, auto=True)
+    check_tail(tail)
     group = as_group(rewards, mask)
-    tail = _upper_tail(group, target_n, tail_fraction)
-    above = (group.filled(-torch.inf) - tail.threshold) / tail.unit
-    raw = tail_shaped_reward(above, tail.excess, tail.std, tail.slope) * tail.factor * tail.unit
+    if isinstance(tail_fraction, str) and tail in ("gpd", "auto"):
+        tail_fraction = AUTO_FRACTIONS[0]
+    if isinstance(tail_fraction, str):
+        weights = fraction_weights(group, tail)
+        candidates = torch.stack([_tea(group, target_n, fraction, tail) for fraction in AUTO_FRACTIONS])
+        raw = torch.tensordot(weights, candidates.nan_to_num(0.0), dims=1)
+    else:
+        raw = _tea(group, target_n, tail_fraction, tail)
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)
 
 
@@ -155,7 +182,7 @@ def tail_statistics(
     check_target_n(target_n)
     check_tail_fraction(tail_fraction)
     group = as_group(rewards, mask)
-    tail = _upper_tail(group, target_n, tail_fraction)
+    tail = _upper_tail(group, target_n, tail_fraction, "gaussian")
     std = torch.where(tail.excess > 0, tail.std * tail.unit, 0.0)
     mean = tail.threshold + tail.excess * tail.unit
     values = torch.cat((tail.threshold, mean, std, mean + tail.slope * std), dim=1)
