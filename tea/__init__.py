@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tea.estimators import cat_bon_advantages as cat_bon_advantages
     from tea.estimators import dr_grpo_advantages as dr_grpo_advantages
     from tea.estimators import expected_max_normal as expected_max_normal
+    from tea.estimators import functional_advantages as functional_advantages
     from tea.estimators import get_estimator as get_estimator
     from tea.estimators import get_estimator_spec as get_estimator_spec
     from tea.estimators import grpo_advantages as grpo_advantages
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tea.estimators import prefix_tea_advantages as prefix_tea_advantages
     from tea.estimators import rloo_advantages as rloo_advantages
     from tea.estimators import rs_grpo_advantages as rs_grpo_advantages
+    from tea.estimators import scheduled_target_n as scheduled_target_n
     from tea.estimators import tail_rl_advantages as tail_rl_advantages
     from tea.estimators import tail_statistics as tail_statistics
     from tea.estimators import tea_advantages as tea_advantages
@@ -51,6 +53,7 @@ _HOME = {
             "cat_bon_advantages",
             "dr_grpo_advantages",
             "expected_max_normal",
+            "functional_advantages",
             "get_estimator",
             "get_estimator_spec",
             "grpo_advantages",
@@ -65,6 +68,7 @@ _HOME = {
             "prefix_tea_advantages",
             "rloo_advantages",
             "rs_grpo_advantages",
+            "scheduled_target_n",
             "tail_rl_advantages",
             "tail_statistics",
             "tea_advantages",
