@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tea.estimators.families import BANK_SIZE, check_tail, combine, slope_bank
 from tea.estimators.group import (
+    Group,
     as_group,
     by_count,
     check_tail_fraction,
@@ -85,6 +87,14 @@ def check_prefix_sizes(prefix_sizes: Sequence[int] | None, order: int, num_gener
         )
 
 
+def _sizes_of(count: int, m: int, prefix_sizes: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The sizes for a prompt of which ``count`` of m rollouts are valid."""
+    if prefix_sizes is None:
+        return default_prefix_sizes(count)
+    scaled = {math.floor(n * count / m + 0.5) for n in prefix_sizes}
+    return tuple(sorted(n for n in scaled if 2 <= n <= count - 1))
+
+
 def _prefix_table(
     m: int, target_n: float, tail_fraction: float, order: int, prefix_sizes: tuple[int, ...] | None
 ) -> list[list[float]]:
@@ -92,11 +102,7 @@ def _prefix_table(
     width = len(prefix_sizes or default_prefix_sizes(m))
     table = []
     for count in range(m + 1):
-        if prefix_sizes is None:
-            sizes = default_prefix_sizes(count)
-        else:
-            scaled = {math.floor(n * count / m + 0.5) for n in prefix_sizes}
-            sizes = tuple(sorted(n for n in scaled if 2 <= n <= count - 1))
+        sizes = _sizes_of(count, m, prefix_sizes)
         weights = prefix_weights(sizes, min(order, len(sizes))) if sizes else []
         row: list[float] = []
         for n, weight in zip(sizes, weights, strict=True):
@@ -105,6 +111,42 @@ def _prefix_table(
             row += [n, t, constants.std**2, weight * n / t, *slope_bank(target_n, t / n)]
         table.append(row + [2.0, 2.0, *[0.0] * (2 + BANK_SIZE)] * (width - len(sizes)))
     return table
+
+
+@lru_cache(maxsize=1024)
+def _reach(m: int, tail_fraction: float, prefix_sizes: tuple[int, ...] | None) -> list[int]:
+    """For each size, among how many of the best rollouts the tail of any prefix lies: its own t and those left out."""
+    reach = [2] * len(prefix_sizes or default_prefix_sizes(m))
+    for count in range(3, m + 1):
+        for j, n in enumerate(_sizes_of(count, m, prefix_sizes)):
+            reach[j] = max(reach[j], tail_count(n, tail_fraction) + count - n)
+    return reach
+
+
+def _window_variance(own: Tensor, position: Tensor, group: Group) -> Callable[[Tensor], Tensor]:
+    """The function that gives, for a size n (P, 1), the variance of rollouts i+1 .. i+n: (P, m), divisor n - 1."""
+    # Sums over windows are differences of running sums, which float32 would cancel to noise.
+    precise = own.dtype if own.device.type == "mps" else torch.float64
+    m = own.shape[1]
+    index = position.long().clamp(max=m - 1)
+    compact = torch.zeros_like(own, dtype=precise).scatter_add(1, index, torch.where(group.valid, own, 0.0).to(precise))
+    compact = compact - compact.sum(1, keepdim=True) / group.count.clamp(min=1)
+    compact = torch.where(torch.arange(m, device=own.device) < group.count, compact, 0.0)
+    first, second = (torch.nn.functional.pad(x.cumsum(1), (1, 0)) for x in (compact, compact**2))
+
+    def window(sums: Tensor, n: Tensor) -> Tensor:
+        end = index + 1 + n
+        wrapped = end > group.count
+        end = torch.where(wrapped, end - group.count, end).clamp(0, m)
+        total = sums.gather(1, end) - sums.gather(1, index + 1)
+        return total + torch.where(wrapped, sums.gather(1, group.count), 0.0)
+
+    def variance(n: Tensor) -> Tensor:
+        size = n.long()
+        mean = window(first, size) / n
+        return ((window(second, size) - n * mean**2).clamp(min=0.0) / (n - 1.0)).to(own.dtype)
+
+    return variance
 
 
 def prefix_tea_advantages(
@@ -177,38 +219,40 @@ def prefix_tea_advantages(
     slopes = combine(per_size[:, :, 4:].transpose(1, 2), group, tail, tail_fraction)  # (P, J)
     per_size = torch.cat((per_size[:, :, :4], slopes.unsqueeze(2)), dim=2).unsqueeze(-1)
 
-    # Position in sampling order among the valid rollouts, which come first.
-    position = torch.where(group.valid, group.valid.cumsum(1) - 1, m)
+    # Position in sampling order among the valid rollouts, which come first; 16 bits are cheaper to move.
+    position = torch.where(group.valid, group.valid.cumsum(1) - 1, m).to(torch.int16)
     floor = group.filled(torch.inf).amin(1, keepdim=True)
     height = group.filled(-torch.inf) - floor
     unit = power_of_two_below(height.amax(1, keepdim=True).clamp(min=0.0))
     height = height / unit  # in [0, 2), -inf where invalid
+    reach = _reach(m, tail_fraction, sizes)
     ranked, rank_order = height.sort(dim=1, descending=True)
-    ranked = ranked.clamp(min=0.0)
-    ranked_position = position.gather(1, rank_order)
+    level = ranked[:, : max(reach)].clamp(min=0.0).unsqueeze(1)
+    ranked_position = position.gather(1, rank_order[:, : max(reach)])
     # (P, i, a): how many places after rollout i the a-th best one was sampled; rollout i itself is the last.
-    offset = (ranked_position.unsqueeze(1) - position.unsqueeze(2) - 1).remainder(group.count.clamp(min=1).unsqueeze(2))
+    offset = ranked_position.unsqueeze(1) - position.unsqueeze(2) - 1
+    offset = torch.where(offset < 0, offset + group.count.unsqueeze(2).to(torch.int16), offset)
     offset = torch.where(ranked_position.unsqueeze(1) < m, offset, m)
 
-    combined = torch.zeros_like(height)
     own = height.clamp(min=0.0)
-    level = ranked.unsqueeze(1)
+    window_variance = _window_variance(own, position, group) if shrinkage > 0 else None
+    combined = torch.zeros_like(height)
     # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
     negligible = (8.0 * torch.finfo(dtype).eps) ** 2
-    for n, t, tail_variance, factor, slope in (size.unbind(1) for size in per_size.unbind(1)):
-        member = offset < n.unsqueeze(2)
-        in_tail = member & (member.cumsum(2) <= t.unsqueeze(2))
-        threshold = torch.where(in_tail, level, torch.inf).amin(2)
+    columns = zip(reach, (size.unbind(1) for size in per_size.unbind(1)), strict=True)
+    for columns_needed, (n, t, tail_variance, factor, slope) in columns:
+        candidates = level[:, :, :columns_needed]
+        member = offset[:, :, :columns_needed] < n.unsqueeze(2)
+        in_tail = member & (member.cumsum(2, dtype=torch.int16) <= t.unsqueeze(2))
+        threshold = torch.where(in_tail, candidates, torch.inf).amin(2)
         threshold = torch.where(torch.isfinite(threshold), threshold, 0.0)
-        above = torch.where(in_tail, level - threshold.unsqueeze(2), 0.0)
+        above = (candidates - threshold.unsqueeze(2)) * in_tail
         excess = above.sum(2) / t
         # The smallest of `above` is 0, so this difference never cancels.
-        sum_of_squares = ((above**2).sum(2) - t * excess**2).clamp(min=0.0)
+        sum_of_squares = (torch.linalg.vector_norm(above, dim=2) ** 2 - t * excess**2).clamp(min=0.0)
         variance = sum_of_squares / (t - 1.0)
-        if shrinkage > 0:
-            mean = torch.where(member, level, 0.0).sum(2) / n
-            spread = torch.where(member, level - mean.unsqueeze(2), 0.0)
-            prior = tail_variance * (spread**2).sum(2) / (n - 1.0)
+        if window_variance is not None:
+            prior = tail_variance * window_variance(n)
             variance = (sum_of_squares + shrinkage * prior) / (t - 1.0 + shrinkage)
         usable = variance > negligible
         std = torch.where(usable, variance, 1.0).sqrt()
