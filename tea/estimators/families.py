@@ -167,7 +167,8 @@ def spacing_profile(group: Group, tail_fraction: float) -> Profile:
     below = below / (group.count - k).clamp(min=1)
     usable = (k >= 3) & (spacings.amax(1, keepdim=True) > 0)
     unit = torch.where(usable, torch.where(below > 0, below, reward_std(group)), 1.0)
-    spacings = torch.where(usable, spacings / unit, 0.0)
+    # No prompt may say everything, let alone overflow: one whose others are all but equal would.
+    spacings = torch.where(usable, spacings / unit, 0.0).clamp(max=1.0 / torch.finfo(rewards.dtype).eps)
     position = (j - 1) / (k - 2).clamp(min=1)
 
     weight = usable.to(rewards.dtype)
@@ -233,4 +234,5 @@ def fraction_weights(group: Group, tail: str) -> Tensor:
         return identity[0]
     member = _EXPONENTIAL if tail == "exponential" else _GAUSSIAN
     rejected = torch.stack([~spacing_profile(group, fraction).accepts(member) for fraction in AUTO_FRACTIONS[:-1]])
-    return identity[rejected.long().cumprod(0).sum()]
+    # Not identity[index]: a scalar index is read back to the host.
+    return identity.index_select(0, rejected.long().cumprod(0).sum().reshape(1))[0]
