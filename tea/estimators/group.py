@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
     rewards: Tensor
     valid: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
     def filled(self, value: float | Tensor) -> Tensor:
         """The rewards with ``value`` in place of the invalid ones."""
@@ -125,6 +125,10 @@ def scatter_sorted(values: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(values).scatter(1, order, values)
 
 
+def _inverse_sizes(half: int) -> list[list[float]]:
+    return [[1.0 / (i + j) for j in range(1, half + 1)] for i in range(1, half + 1)]
+
+
 def _merge_halves(x: Tensor, half: int) -> Tensor:
     """Isotonic regression of blocks of ``2 * half`` columns of which both halves are isotonic already.
 
@@ -135,16 +139,34 @@ def _merge_halves(x: Tensor, half: int) -> Tensor:
     left, right = blocks[:, :, 0], blocks[:, :, 1]
     suffix = left.flip(-1).cumsum(-1).unsqueeze(-1)
     prefix = right.cumsum(-1).unsqueeze(-2)
-    index = torch.arange(1, half + 1, device=x.device)
-    inverse_size = 1.0 / (index[:, None] + index).to(x.dtype)
-    pooled = ((suffix + prefix) * inverse_size).amin(-1).amax(-1, keepdim=True)
+    means = (suffix + prefix) * constant(_inverse_sizes, half, dtype=x.dtype, device=x.device)
+    pooled = means.amin(-1).amax(-1, keepdim=True)
     # Nothing to pool: no rounding of the means may move a value.
     top = left[:, :, -1:]
     pooled = torch.where(top <= right[:, :, :1], top, pooled)
     return torch.stack((torch.minimum(left, pooled), torch.maximum(right, pooled)), dim=2).view(x.shape)
 
 
-def monotone_projection(advantages: Tensor, rewards: Tensor, valid: Tensor | None = None) -> Tensor:
+def _average_ties(a: Tensor, sorted_rewards: Tensor) -> Tensor:
+    """Give equal rewards the mean of their advantages; both (P, m), in the order of the rewards.
+
+    As the first of a block plus the mean difference to it, which leaves a block of equal advantages untouched.
+    """
+    num_prompts, m = a.shape
+    index = torch.arange(m, device=a.device).expand(num_prompts, m)
+    new = sorted_rewards[:, 1:] != sorted_rewards[:, :-1]
+    edge = torch.ones_like(new[:, :1])
+    first = torch.where(torch.cat((edge, new), 1), index, 0).cummax(1).values
+    last = torch.where(torch.cat((new, edge), 1), index, m - 1).flip(1).cummin(1).values.flip(1)
+    anchor = a.gather(1, first)
+    sums = (a - anchor).cumsum(1)
+    before = torch.where(first > 0, sums.gather(1, (first - 1).clamp(min=0)), 0.0)
+    return anchor + (sums.gather(1, last) - before) / (last - first + 1)
+
+
+def monotone_projection(
+    advantages: Tensor, rewards: Tensor, valid: Tensor | None = None, *, ties_agree: bool = False
+) -> Tensor:
     r"""Isotonic regression of each prompt's advantages in the order of its rewards.
 
     The closest nondecreasing function of the reward, in least squares. The influence function of best-of-N
@@ -159,6 +181,7 @@ def monotone_projection(advantages: Tensor, rewards: Tensor, valid: Tensor | Non
         advantages: (P, m), float32 or float64.
         rewards: (P, m), finite where valid.
         valid: (P, m) bool; None: all. Invalid entries come out as 0.
+        ties_agree: Equal rewards are known to have equal advantages, so that no time is spent on them.
 
     Returns:
         (P, m), dtype of ``advantages``.
@@ -167,33 +190,28 @@ def monotone_projection(advantages: Tensor, rewards: Tensor, valid: Tensor | Non
     """
     if valid is None:
         valid = torch.ones_like(rewards, dtype=torch.bool)
-    num_prompts, m = rewards.shape
+    m = rewards.shape[1]
+    if rewards.numel() == 0:
+        return torch.zeros_like(advantages)
     sorted_rewards, order = torch.where(valid, rewards, torch.inf).sort(dim=1)
-    # Invalid entries stand last, and infinitely high: nothing pools with them.
-    a = torch.where(valid, advantages, torch.inf).gather(1, order)
-
-    # Equal rewards: each gets the mean of the advantages of its block, as the first plus the mean difference to
-    # it, which leaves a block of equal advantages untouched.
-    index = torch.arange(m, device=a.device).expand(num_prompts, m)
-    new = sorted_rewards[:, 1:] != sorted_rewards[:, :-1]
-    edge = torch.ones_like(new[:, :1])
-    first = torch.where(torch.cat((edge, new), 1), index, 0).cummax(1).values
-    last = torch.where(torch.cat((new, edge), 1), index, m - 1).flip(1).cummin(1).values.flip(1)
-    anchor = a.gather(1, first)
-    sums = torch.where(torch.isfinite(a), a - anchor, 0.0).cumsum(1)
-    before = torch.where(first > 0, sums.gather(1, (first - 1).clamp(min=0)), 0.0)
-    x = anchor + (sums.gather(1, last) - before) / (last - first + 1)
-
+    # Invalid entries stand last and as high as the highest: nothing below them pools with them.
+    ceiling = torch.where(valid, advantages, -torch.inf).amax(1, keepdim=True)
+    a = torch.where(valid, advantages, ceiling).gather(1, order)
+    if not ties_agree:
+        a = _average_ties(a, sorted_rewards)
     width = 1 << (m - 1).bit_length()
-    x = torch.nn.functional.pad(x, (0, width - m), value=torch.inf)
+    if width > m:
+        a = torch.cat((a, ceiling.expand(-1, width - m)), dim=1)
     half = 1
     while half < width:
-        x = _merge_halves(x, half)
+        a = _merge_halves(a, half)
         half *= 2
-    return torch.where(valid, scatter_sorted(x[:, :m], order), 0.0)
+    return torch.where(valid, scatter_sorted(a[:, :m], order), 0.0)
 
 
-def finalize(raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: str) -> Tensor:
+def finalize(
+    raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: str, ties_agree: bool = True
+) -> Tensor:
     """Project, centre, scale, in that order, and give 0 to what is invalid or has no group to compare with.
 
     Args:
@@ -202,13 +220,14 @@ def finalize(raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: 
         monotone: Apply :func:`monotone_projection`.
         center: Subtract the mean over the valid rollouts of the prompt.
         scale: Divide by (reward standard deviation + 1e-4), of the "group" or the "batch"; or "none".
+        ties_agree: ``raw`` is a function of the reward, given the group.
 
     Raises:
         ValueError: If ``scale`` is unknown.
     """
     check_scale(scale)
     if monotone:
-        raw = monotone_projection(raw, group.rewards, group.valid)
+        raw = monotone_projection(raw, group.rewards, group.valid, ties_agree=ties_agree)
     if center:
         raw = raw - group_mean(raw, group)
     if scale != "none":
@@ -270,10 +289,10 @@ def check_target_n(target_n: float) -> None:
         raise ValueError(f"target_n must be a finite number >= 1, got {target_n!r}")
 
 
-def check_tail_fraction(tail_fraction: float | str, *, auto: bool = False) -> None:
+def check_tail_fraction(tail_fraction: float | str | None, *, auto: bool = False) -> None:
     """Raise ValueError unless ``tail_fraction`` is in (0, 1], or "auto" where that is possible."""
     if auto and tail_fraction == "auto":
         return
-    if isinstance(tail_fraction, (bool, str)) or not 0.0 < tail_fraction <= 1.0:
+    if tail_fraction is None or isinstance(tail_fraction, (bool, str)) or not 0.0 < tail_fraction <= 1.0:
         allowed = "in (0, 1] or 'auto'" if auto else "in (0, 1]"
         raise ValueError(f"tail_fraction must be {allowed}, got {tail_fraction!r}")
