@@ -93,7 +93,7 @@ def functional_advantages(
                 f"fn must have finite derivatives, got {gradient[prompt, rollout].item()} at prompt {prompt}, "
                 f"rollout {rollout}"
             )
-    return finalize(gradient, group, monotone=monotone, center=center, scale=scale)
+    return finalize(gradient, group, monotone=monotone, center=center, scale=scale, ties_agree=False)
 
 
 def mean(rewards: Tensor, weights: Tensor) -> Tensor:

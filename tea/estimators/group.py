@@ -7,6 +7,8 @@ Nothing here reads a value back to the host on an accelerator, and everything co
 from __future__ import annotations
 
 import math
+import operator
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -272,9 +274,22 @@ def _cached_tensor(build: Callable[..., Table], args: tuple, dtype: torch.dtype,
 
 # The compiler runs this while tracing and keeps what it returns; it cannot trace a quadrature.
 @torch.compiler.assume_constant_result
-def constant(build: Callable[..., Table], *args: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``torch.tensor(build(*args))``, computed and uploaded once per dtype and device."""
-    return _cached_tensor(build, args, dtype, device)
+def _traced_constant(build: Callable[..., Table], args: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    tensor = _cached_tensor(build, args, dtype, device)
+    if "torch._dynamo" in sys.modules:
+        # Another group size has another table: that is no reason to make its shape a variable of the graph.
+        torch._dynamo.mark_static(tensor)
+    return tensor
+
+
+def constant(
+    build: Callable[..., Table], size: int, *args: Hashable, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """``torch.tensor(build(size, *args))``, computed and uploaded once per dtype and device.
+
+    Compiled, it makes one graph for each ``size``, the only argument that may come from a shape.
+    """
+    return _traced_constant(build, (operator.index(size), *args), dtype, device)
 
 
 def check_scale(scale: str) -> None:

@@ -258,4 +258,4 @@ def prefix_tea_advantages(
         std = torch.where(usable, variance, 1.0).sqrt()
         shaped = tail_shaped_reward(own - threshold, excess, std, slope)
         combined = combined + factor * torch.where(usable, shaped, 0.0)
-    return finalize(combined * unit, group, monotone=monotone, center=center, scale=scale)
+    return finalize(combined * unit, group, monotone=monotone, center=center, scale=scale, ties_agree=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from trl import GRPOConfig
 
 from tea.estimators import EstimatorSpec, get_estimator, get_estimator_spec
 from tea.estimators.group import check_tail_fraction, check_target_n
+from tea.estimators.schedule import check_schedule
 
 
 @dataclass
@@ -22,7 +24,12 @@ class TEAConfig(GRPOConfig):
         advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
             `TEATrainer`, "prefix_tea" for `PrefixTEATrainer`, "grpo" for `AdvantageTrainer`).
         target_n: N, the number of samples per prompt at deployment, of which the best is returned.
-        tail_fraction: Share of a group's rollouts that counts as its upper tail, in (0, 1].
+        target_n_schedule: "constant", or anneal N from `target_n_start` to `target_n` over training: "linear" or
+            "geometric".
+        target_n_start: N at the start of an annealed schedule.
+        tail_fraction: Share of a group's rollouts that counts as its upper tail, in (0, 1]; "auto" for `tea`.
+        tail: For `tea`, `prefix_tea` and `ladder`, the family of the upper tail: "gaussian", "exponential", "gpd" or
+            "auto".
         monotone: Make the advantages nondecreasing in the reward (isotonic projection). None: what is
             recommended for the estimator in training (on for those that extrapolate a tail).
         normalize_advantages: Divide the advantages by their root mean square over the global generation batch, so
@@ -45,8 +52,18 @@ class TEAConfig(GRPOConfig):
     target_n: int = field(
         default=128, metadata={"help": "N: samples per prompt at deployment, of which the best is returned."}
     )
-    tail_fraction: float = field(
-        default=0.25, metadata={"help": "Share of a group's rollouts that counts as its upper tail, in (0, 1]."}
+    target_n_schedule: str = field(
+        default="constant",
+        metadata={"help": "constant, or anneal N from target_n_start to target_n: linear, geometric."},
+    )
+    target_n_start: int = field(default=4, metadata={"help": "N at the start of an annealed schedule."})
+    # A union of three, so that the parser passes strings through; see __post_init__.
+    tail_fraction: float | str | None = field(
+        default=0.25,
+        metadata={"help": "Share of a group's rollouts that counts as its upper tail, in (0, 1], or auto (tea)."},
+    )
+    tail: str | None = field(
+        default=None, metadata={"help": "Family of the upper tail: gaussian (default), exponential, gpd, auto."}
     )
     monotone: bool | None = field(
         default=None,
@@ -74,12 +91,18 @@ class TEAConfig(GRPOConfig):
         default=None, metadata={"help": 'Any other option of the estimator, as JSON: \'{"prior": [1, 1]}\'.'}
     )
 
-    _ESTIMATOR_OPTIONS: ClassVar[tuple[str, ...]] = ("k", "rungs", "order", "prefix_sizes", "shrinkage")
+    _ESTIMATOR_OPTIONS: ClassVar[tuple[str, ...]] = ("tail", "k", "rungs", "order", "prefix_sizes", "shrinkage")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_target_n(self.target_n)
-        check_tail_fraction(self.tail_fraction)
+        check_target_n(self.target_n_start)
+        check_schedule(self.target_n_schedule)
+        if isinstance(self.tail_fraction, str) and self.tail_fraction != "auto":
+            # The command line passes numbers as strings.
+            with contextlib.suppress(ValueError):
+                self.tail_fraction = float(self.tail_fraction)
+        check_tail_fraction(self.tail_fraction, auto=True)
         if self.estimator_kwargs is not None and not isinstance(self.estimator_kwargs, dict):
             raise ValueError(f"estimator_kwargs must be a mapping, got {self.estimator_kwargs!r}")
         if self.advantage_estimator is not None:

@@ -6,6 +6,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tea.estimators import (
     normalize_advantages,
     tail_statistics,
 )
+from tea.estimators.schedule import scheduled_target_n
 from tea.trainers.config import TEAConfig
 
 AdvantageEstimator = Callable[..., Tensor]
@@ -42,7 +44,8 @@ class AdvantageTrainer(GRPOTrainer):
     - ``tea/tail_mean``, ``tea/tail_std``: of the upper `tail_fraction` of each group;
     - ``tea/frac_degenerate_groups``: share of groups in which all advantages are zero;
     - ``tea/frac_binary_groups``: share of groups whose rewards are all 0 or 1;
-    - ``tea/advantage_time``: seconds per generation batch spent on advantages and these metrics.
+    - ``tea/advantage_time``: seconds per generation batch spent on the advantages;
+    - ``tea/target_n``: the N that is trained for at this step, if it is annealed.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: As TRL's. `args` may be a `TEAConfig` or a plain
@@ -118,7 +121,15 @@ class AdvantageTrainer(GRPOTrainer):
         self._normalize = normalize if configured_normalize is None else configured_normalize
         self._pass_mask = _accepts_mask(self.advantage_estimator)
         self._target_n = options.target_n if options is not None else TEAConfig.target_n
-        self._tail_fraction = options.tail_fraction if options is not None else TEAConfig.tail_fraction
+        fraction = options.tail_fraction if options is not None else None
+        # What the metrics look at; "auto" is between the estimator and the rewards.
+        self._tail_fraction = fraction if isinstance(fraction, float) else 0.25
+        self._schedule = options.target_n_schedule if options is not None else "constant"
+        self._target_n_start = options.target_n_start if options is not None else 1
+        if self._schedule != "constant" and not (isinstance(chosen, str) and "target_n" in spec.parameters):
+            raise ValueError(
+                f"target_n_schedule={self._schedule!r} is set, but the estimator {self.estimator_name!r} has no target_n"
+            )
         self._probe_estimator(args)
 
     @property
@@ -150,11 +161,22 @@ class AdvantageTrainer(GRPOTrainer):
                         f"(num_prompts, {name}) = {(prompts, m)}: {error}"
                     ) from error
 
+    def _current_target_n(self) -> float:
+        state = getattr(self, "state", None)  # there is none yet when the estimator is tried out
+        progress = min(state.global_step / state.max_steps, 1.0) if state is not None and state.max_steps > 0 else 0.0
+        return scheduled_target_n(progress, self._target_n_start, self._target_n, self._schedule)
+
+    def _current_estimator(self) -> AdvantageEstimator:
+        estimator = self.advantage_estimator
+        if self._schedule == "constant" or not isinstance(estimator, Estimator):
+            return estimator
+        return replace(estimator, options={**estimator.options, "target_n": self._current_target_n()})
+
     def _advantages_of(self, rewards: Tensor) -> Tensor:
         """Advantages (P, m) of rewards (P, m), NaN where missing; checked."""
         valid = ~torch.isnan(rewards)
         arguments = {"mask": valid} if self._pass_mask else {}
-        advantages = self.advantage_estimator(rewards, **arguments)
+        advantages = self._current_estimator()(rewards, **arguments)
         if not isinstance(advantages, Tensor) or advantages.shape != rewards.shape:
             given = tuple(advantages.shape) if isinstance(advantages, Tensor) else type(advantages)
             raise ValueError(
@@ -197,8 +219,10 @@ class AdvantageTrainer(GRPOTrainer):
         rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
         rewards = rewards.view(-1, num_generations)
         advantages = self._advantages_of(rewards)
-        self._log_tail(mode, rewards, advantages)
         self._metrics[mode]["tea/advantage_time"].append(time.perf_counter() - start)
+        self._log_tail(mode, rewards, advantages)
+        if self._schedule != "constant":
+            self._metrics[mode]["tea/target_n"].append(self._current_target_n())
 
         flat = advantages.flatten()
         local = len(output["advantages"])

@@ -92,6 +92,17 @@ def test_estimator_kwargs_from_file_and_flag(config_path):
 
 
 @pytest.mark.parametrize("where", ["file", "flag"])
+@pytest.mark.parametrize("value", [0.5, "auto"])
+def test_tail_fraction_is_a_number_or_auto(config_path, where, value):
+    options = {"advantage_estimator": "tea", "rungs": None}
+    if where == "file":
+        args = parse(["--config", config_path(**options, tail_fraction=value)])[1]
+    else:
+        args = parse(["--config", config_path(**options), "--tail_fraction", str(value)])[1]
+    assert args.tail_fraction == value
+
+
+@pytest.mark.parametrize("where", ["file", "flag"])
 def test_unknown_key_is_refused_with_the_nearest(config_path, where):
     arguments = ["--config", config_path(target_m=3)] if where == "file" else ["--config", config_path(), "--target_m", "3"]
     with pytest.raises(ValueError, match="target_m -> target_n"):

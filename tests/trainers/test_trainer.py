@@ -141,6 +141,24 @@ def test_resume_from_checkpoint_gives_the_same_weights(build, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_annealed_target_n(build):
+    """The estimator sees N = 2 * 16^(step / 4), and at the last step what a constant schedule would give there."""
+    trainer = build(TEATrainer, max_steps=4, target_n=32, target_n_schedule="geometric", target_n_start=2)
+    rewards = torch.tensor([[0.0, 1.0, 2.0, 5.0]])
+    trainer.train()
+    assert [row["tea/target_n"] for row in trainer.state.log_history[:-1]] == [2, 4, 8, 16]
+    trainer.state.global_step = 2
+    expected = tea.normalize_advantages(tea.tea_advantages(rewards, 8, monotone=True, scale="group"))
+    torch.testing.assert_close(trainer._advantages_of(rewards), expected)
+
+
+def test_automatic_tail(build):
+    trainer = build(AdvantageTrainer, max_steps=1, advantage_estimator="tea", tail_fraction="auto", tail="auto")
+    assert trainer.advantage_estimator.options["tail_fraction"] == "auto"
+    assert trainer.advantage_estimator.options["tail"] == "auto"
+    trainer.train()
+
+
 # --- Bad input, each before anything is generated ---
 
 
@@ -160,8 +178,14 @@ def test_plain_grpo_config_stands_for_the_defaults(build):
     ("options", "message"),
     [
         ({"target_n": 0}, "target_n must be a finite number >= 1, got 0"),
-        ({"tail_fraction": 0.0}, r"tail_fraction must be in \(0, 1\], got 0.0"),
-        ({"tail_fraction": 1.5}, r"tail_fraction must be in \(0, 1\], got 1.5"),
+        ({"tail_fraction": 0.0}, r"tail_fraction must be in \(0, 1\] or 'auto', got 0.0"),
+        ({"tail_fraction": 1.5}, r"tail_fraction must be in \(0, 1\] or 'auto', got 1.5"),
+        ({"tail_fraction": "some"}, r"tail_fraction must be in \(0, 1\] or 'auto', got 'some'"),
+        ({"tail_fraction": None}, r"tail_fraction must be in \(0, 1\] or 'auto', got None"),
+        ({"target_n_schedule": "cosine"}, "must be one of 'constant', 'linear', 'geometric', got 'cosine'"),
+        ({"target_n_start": 0}, "target_n must be a finite number >= 1, got 0"),
+        ({"advantage_estimator": "tea", "tail": "normal"}, "tail must be one of 'gaussian'"),
+        ({"advantage_estimator": "grpo", "tail": "gpd"}, "tail='gpd' is set, but the estimator 'grpo'"),
         ({"advantage_estimator": "tee"}, "unknown estimator 'tee', known are tea, .*did you mean 'tea'"),
         ({"advantage_estimator": "tea", "rungs": [2, 4]}, "rungs=.* is set, but the estimator 'tea'"),
         ({"advantage_estimator": "ladder", "rungs": [4, 2]}, "strictly increasing"),
@@ -183,6 +207,8 @@ def test_config_is_validated_on_construction(tmp_path, options, message):
         (AdvantageTrainer, {"advantage_estimator": "max_at_k", "k": 5}, "at most the number of generations"),
         (PrefixTEATrainer, {"order": 4}, "order=4 needs 4 distinct prefix sizes"),
         (TEATrainer, {"rungs": [2, 4]}, "rungs=.* is set, but the estimator 'tea'"),
+        (AdvantageTrainer, {"target_n_schedule": "linear"}, "the estimator 'grpo' has no target_n"),
+        (PrefixTEATrainer, {"tail_fraction": "auto"}, r"tail_fraction must be in \(0, 1\], got 'auto'"),
         (TEATrainer, {"advantage_estimator": "ladder"}, "TEATrainer is for 'tea'; use AdvantageTrainer"),
         (TEATrainer, {"multi_objective_aggregation": "normalize_then_sum"}, "no best-of-N meaning"),
         (
