@@ -97,7 +97,7 @@ def _shape_table(name: str, grid: tuple[float, ...], ns: tuple[int, ...]) -> Flo
 
 
 GENERALIZED_NORMAL = ShapeFamily(
-    "generalized-normal", tuple(np.linspace(np.log(0.35), np.log(30.0), 60).tolist()), float(np.log(2.0)), 0.8
+    "generalized-normal", tuple(np.linspace(np.log(0.35), np.log(200.0), 73).tolist()), float(np.log(2.0)), 0.8
 )
 PARETO = ShapeFamily("gpd", tuple(np.linspace(-1.0, 0.6, 65).tolist()), -0.05, 0.15)
 
@@ -132,43 +132,135 @@ class ShapePosterior:
         return tuple(float(self.family.describe(value)) for value in (middle, low, high))  # type: ignore[return-value]
 
 
-def default_rungs(num_samples: int) -> tuple[int, ...]:
+def default_rungs(num_samples: int) -> tuple[int, int, int]:
     """{n/4, n/2, n}: the tail that matters, and one rung more than location and scale need."""
-    return tuple(sorted({max(1, num_samples // 4), max(2, num_samples // 2), num_samples}))
+    return max(1, num_samples // 4), max(2, num_samples // 2), num_samples
 
 
-def fit_shape(ordered: FloatArray, family: ShapeFamily, rungs: tuple[int, ...] | None = None) -> ShapePosterior:
-    """Infer the shape that all prompts share from the mean of their unbiased V_k at the rungs.
+def fit_shape(ordered: FloatArray, family: ShapeFamily) -> ShapePosterior:
+    """Infer the shape that all prompts share from the mean of their unbiased V_k at three rungs.
 
-    For each shape on the grid, location and scale by generalised least squares with the covariance of the mean curve
-    (estimated over prompts); the posterior from the residual, as a Student-t likelihood, and the prior.
+    Three rungs and a shape leave one contrast of V that has mean zero if the shape is right: its likelihood, times the
+    prior, is the posterior. Given the shape, location and scale by generalised least squares with the covariance that
+    V at the rungs has for Gaussian rewards: weights that the data do not touch keep the estimate unbiased under the
+    shape. All variances within prompts are those of the shape in question, times the mean square of the prompts'
+    scales: a heavy tail is not ruled out because its rare samples, and with them much of the scatter, are missing.
 
     Args:
         ordered: (P, n) rewards sorted ascending, P >= 2, n >= 4.
         family: shape family with its prior.
-        rungs: increasing k, at least 3 of them, each at most n.
     """
     num_prompts, num_samples = ordered.shape
-    rungs = rungs or default_rungs(num_samples)
+    rungs = default_rungs(num_samples)
     at_rungs = ordered @ order_weights(num_samples, rungs).T
     mean = at_rungs.mean(axis=0)
-    covariance = np.cov(at_rungs, rowvar=False) / num_prompts
-    # A ridge far below the sampling error, so that identical prompts do not make the inverse fail.
-    scale = max(float(np.trace(covariance)) / len(rungs), 1e-12 * float(np.abs(mean).max()) ** 2, 1e-300)
-    precision = np.linalg.inv(covariance + 1e-6 * scale * np.eye(len(rungs)))
-    table = family.curves(rungs)
-    design = np.stack([np.ones_like(table), table], axis=2)  # (G, R, 2)
+    within = ordered.var(axis=1, ddof=1)
+    table = family.curves(rungs)  # (G, 3)
+    reference = _reference(family.name, family.grid, num_samples, rungs)
+    design = np.stack([np.ones_like(table), table], axis=2)  # (G, 3, 2)
+    precision = np.linalg.inv(_gaussian_covariance(num_samples, rungs))
     normal = np.einsum("gri,rs,gsj->gij", design, precision, design)
-    inverse = np.linalg.inv(normal)
-    coefficients = np.einsum("gij,gsj,sr->gir", inverse, design, precision)
+    coefficients = np.einsum("gij,gsj,sr->gir", np.linalg.inv(normal), design, precision)
     fitted = coefficients @ mean
-    residual = mean - np.einsum("gri,gi->gr", design, fitted)
-    misfit = np.einsum("gr,rs,gs->g", residual, precision, residual)
+
+    # Mean square scale of the prompts under each shape, and the covariance of V that it implies.
+    square_scale = within.mean() / reference.variance
+    covariance = square_scale[:, None, None] * reference.covariance / num_prompts
+    spread = np.einsum("gir,grs,gjs->gij", coefficients, covariance, coefficients)
+    between = _between(ordered, within, reference, num_samples) / num_prompts
+
+    contrast = table[:, [2, 0, 1]] - table[:, [1, 2, 0]]  # orthogonal to 1 and to t
+    variance = np.einsum("gr,grs,gs->g", contrast, covariance, contrast)
+    # A shape that implies several times the scatter over prompts is not in the data's favour for it.
+    empirical = np.cov(at_rungs, rowvar=False) / num_prompts
+    variance = np.minimum(variance, 3.0 * np.einsum("gr,rs,gs->g", contrast, empirical, contrast))
+    variance = np.maximum(variance, 1e-24 * (contrast**2).sum(axis=1) * max(float(np.abs(mean).max()) ** 2, 1e-280))
+    misfit = (contrast @ mean) ** 2 / variance
     grid = np.asarray(family.grid)
-    log_weight = -0.5 * num_prompts * np.log1p(misfit / (num_prompts - 1))
-    log_weight -= 0.5 * ((grid - family.prior_mean) / family.prior_std) ** 2
+    log_prior = -0.5 * ((grid - family.prior_mean) / family.prior_std) ** 2
+    log_weight = log_prior - 0.5 * (num_prompts * np.log1p(misfit / num_prompts) + np.log(variance))
+    # The contrast's length depends on the shape; the density is that of the contrast of unit length in the metric of V.
+    log_weight += 0.5 * np.log(np.einsum("gr,rs,gs->g", contrast, np.linalg.inv(precision), contrast))
     log_weight = np.where(fitted[:, 1] > 0, log_weight, -np.inf)
     if not np.isfinite(log_weight).any():  # no spread at all: every shape says the same
-        log_weight = -0.5 * ((grid - family.prior_mean) / family.prior_std) ** 2
+        log_weight = log_prior
     weights = np.exp(log_weight - log_weight.max())
-    return ShapePosterior(family, weights / weights.sum(), rungs, coefficients, inverse, num_prompts - 1)
+    return ShapePosterior(family, weights / weights.sum(), rungs, coefficients, spread + between, num_prompts - 1)
+
+
+def _between(ordered: FloatArray, within: FloatArray, reference: _Reference, n: int) -> FloatArray:
+    """Covariance over prompts of their locations and scales under each shape; (G, 2, 2).
+
+    From the prompts' means and standard deviations, less what n samples of the shape put into those.
+    """
+    scale = np.sqrt(within)[:, None] / np.sqrt(reference.variance)  # (P, G)
+    location = ordered.mean(axis=1)[:, None] - scale * reference.mean
+    centred = np.stack([location - location.mean(axis=0), scale - scale.mean(axis=0)], axis=2)  # (P, G, 2)
+    total = np.einsum("pgi,pgj->gij", centred, centred) / (len(ordered) - 1)
+    square = within.mean() / reference.variance
+    of_scale = square * np.minimum((reference.kurtosis - 1) / (4 * n), 0.25)
+    of_mean = square * reference.variance / n
+    noise = np.empty_like(total)
+    noise[:, 1, 1] = of_scale
+    noise[:, 0, 1] = noise[:, 1, 0] = -reference.mean * of_scale
+    noise[:, 0, 0] = of_mean + reference.mean**2 * of_scale
+    values, vectors = np.linalg.eigh(total - noise)
+    return np.asarray(np.einsum("gik,gk,gjk->gij", vectors, np.maximum(values, 0.0), vectors))
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Moments of a family with scale 1, per shape on its grid: of one sample, and of V at the rungs (G, 3, 3)."""
+
+    mean: FloatArray
+    variance: FloatArray
+    kurtosis: FloatArray
+    covariance: FloatArray
+
+
+@lru_cache(maxsize=32)
+def _reference(name: str, grid: tuple[float, ...], n: int, rungs: tuple[int, ...]) -> _Reference:
+    """Simulated with a fixed seed and common random numbers at every third shape, interpolated between."""
+    shapes = np.asarray(grid)
+    nodes = np.unique(np.append(shapes[::3], shapes[-1]))
+    groups = max(500, min(4_000, 256_000 // n))
+    scores = np.sort(np.random.default_rng(1).standard_normal((groups, n)), axis=1)
+    weights = order_weights(n, rungs).T
+    moments, covariances = [], []
+    for shape in nodes:
+        if name == "generalized-normal":
+            values = np.interp(scores, _SCORES, _generalized_normal_quantiles(float(shape)))
+            quantiles = _generalized_normal_quantiles(float(shape))
+        else:
+            values, quantiles = _pareto_quantiles(scores, float(shape)), _pareto_quantiles(_SCORES, float(shape))
+        mean = float(_DENSITY @ quantiles)
+        variance = float(_DENSITY @ (quantiles - mean) ** 2)
+        moments.append([mean, variance, float(_DENSITY @ (quantiles - mean) ** 4) / variance**2])
+        covariances.append(np.cov(values @ weights, rowvar=False))
+    of_node = np.asarray(moments)
+    stacked = np.log(np.maximum(np.asarray(covariances), 1e-300))  # maxima of nested subsets correlate positively
+
+    def spread(values: FloatArray) -> FloatArray:
+        return np.asarray(np.interp(shapes, nodes, values))
+
+    covariance = np.exp(
+        np.stack([np.stack([spread(stacked[:, i, j]) for j in range(3)], axis=1) for i in range(3)], axis=1)
+    )
+    return _Reference(
+        spread(of_node[:, 0]), np.exp(spread(np.log(of_node[:, 1]))), np.exp(spread(np.log(of_node[:, 2]))), covariance
+    )
+
+
+def _pareto_quantiles(scores: FloatArray, shape: float) -> FloatArray:
+    log_tail = special.log_ndtr(-scores)
+    return -log_tail if abs(shape) < 1e-6 else np.asarray(np.expm1(-shape * log_tail) / shape)
+
+
+@lru_cache(maxsize=64)
+def _gaussian_covariance(n: int, rungs: tuple[int, ...]) -> FloatArray:
+    """Covariance of V at the rungs for n standard normals; simulated with a fixed seed, since only weights need it."""
+    rng = np.random.default_rng(0)
+    groups = max(1_000, min(20_000, 2_000_000 // n))
+    weights = order_weights(n, rungs).T
+    blocks = [np.sort(rng.standard_normal((250, n)), axis=1) @ weights for _ in range(groups // 250)]
+    return np.asarray(np.cov(np.concatenate(blocks), rowvar=False))
