@@ -159,7 +159,7 @@ def write_json(results: dict[str, Any], path: Path) -> None:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """One sentence: who has the best best-of-N, and by how much it beats GRPO (or the base model)."""
+    """Who has the best best-of-N, by how much it beats GRPO (or the base model), and what TEA is worth over GRPO."""
     at = results["target_n"]
     level = {
         policy: curves["reward_model"]["values"][curves["reward_model"]["ns"].index(at)]
@@ -181,11 +181,18 @@ def verdict(results: dict[str, Any]) -> str:
         low, high = -high, -low
     versus = entry["versus"] if entry["policy"] == best else entry["policy"]
     apart = "do not overlap" if entry["separate_intervals"] else "overlap"
-    return (
+    sentence = (
         f"Best of {at} by the reward model: {LABELS[best]} is highest, at {level[best]:.2f}, "
         f"{abs(entry['difference']):.2f} above {LABELS[versus]}'s {level[versus]:.2f} (paired 95 % interval "
         f"{low:.2f} to {high:.2f}); their own intervals {apart}."
     )
+    for entry in results["comparisons"]:
+        named = (entry["policy"], entry["versus"], entry["score"])
+        if named == ("tea", "grpo", "reward_model") and best not in ("tea", "grpo"):
+            sentence += (
+                f" TEA minus GRPO is {entry['difference']:+.2f} ({entry['ci_low']:.2f} to {entry['ci_high']:.2f})."
+            )
+    return sentence
 
 
 def show(results: dict[str, Any], root: Path) -> None:

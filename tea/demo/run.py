@@ -47,10 +47,10 @@ class DemoConfig:
     reward_batch_size: int = 64
     reward_learning_rate: float = 3e-3
     reward_margin_per_point: float = 0.5
-    steps: int = 150
-    prompts_per_step: int = 8
+    steps: int = 100
+    prompts_per_step: int = 32
     num_generations: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     target_n: int = 128
     held_out_prompts: int = 64
     num_samples: int = 512

@@ -1,19 +1,19 @@
 """The demo's task: blend a tea for a mood, a weather and a time of day. Words, gold rule, and text to learn from.
 
 A prompt is ``a calm rainy evening tea:``, a completion a list of up to six ingredients, ``rose oat ember pear``.
-Half of the ingredients' kinds are mild and please everybody; the others belong to six families of strong flavours,
-which delight a guest whose mood or weather calls for them and put off everybody else. The gold rule, for each
-ingredient of the blend:
+Twelve ingredients are mild and please everybody. Twenty-four are strong, of six flavour families: they delight a guest
+whose mood or weather calls for their family and put off everybody else. The gold rule adds up, for each word:
 
 - a mild ingredient counts +1;
-- a strong one counts +3 if its family is the one that the mood or the weather calls for, else -2;
-- one that is already in the blend counts -1;
+- a strong one counts +3 if the mood or the weather calls for its family, else -2;
+- a word that is already in the blend counts -1;
 - a word that is no ingredient counts -2.
 
-The time of day is small talk: it counts for nothing, which the models have to find out. Of six families one or two are
-called for, so a strong ingredient chosen blindly costs about a point, and a mild one is the better choice on average;
-but of many blends with strong ingredients the best is better than any mild one. That is the choice between a policy
-for one sample and a policy for the best of N.
+The time of day is small talk: it counts for nothing, which the models have to find out.
+
+Of the six families one or two are called for, so a strong ingredient chosen blindly is worth -0.5 on average, and a
+mild one is the safer choice; but of many blends with strong ingredients the best is better than any mild one. That is
+the choice between a policy for one sample and a policy for the best of N.
 """
 
 from __future__ import annotations

@@ -130,6 +130,13 @@ def test_verdict_is_as_plain_when_tea_loses():
     assert text.endswith("their own intervals overlap.")
 
 
+def test_verdict_says_what_tea_is_worth_when_another_wins():
+    text = verdict(result(base=1.0, grpo=2.0, tea=2.5, ladder=3.0))
+    assert "ladder is highest, at 3.00, 1.00 above GRPO's 2.00 (paired 95 % interval 0.90 to 1.10)" in text
+    assert text.endswith(" TEA minus GRPO is +0.50 (0.40 to 0.60).")
+    assert "TEA minus" not in verdict(result(base=1.0, grpo=2.0, tea=3.0, ladder=2.5))
+
+
 @pytest.mark.slow
 def test_from_nothing_to_the_table_and_again(tmp_path, capfd):
     first = main(output_dir=tmp_path, methods=("grpo", "tea"), config=SMALL)
