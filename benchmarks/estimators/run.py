@@ -73,7 +73,7 @@ REWARDS: dict[str, Callable[[Any], Any]] = {
 
 
 def true_gradient(reward: Callable[[Any], Any], n: int) -> np.ndarray:
-    """Gradient of E[max of n] in (mu, log sigma), by quadrature of g against the derivative of the maximum's density."""
+    """Gradient of E[max of n] in (mu, log sigma): g against the derivative of the maximum's density, by quadrature."""
     values = reward(GRID)
     log_density = -0.5 * GRID**2 - 0.5 * math.log(2 * math.pi)
     log_cdf = special.log_ndtr(GRID)

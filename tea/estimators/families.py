@@ -5,8 +5,8 @@ A family says how the expected maximum of n samples, :math:`e_n`, grows with n, 
 - "gaussian": :math:`e_n = c_n`;
 - "exponential": :math:`e_n = H_n`, the harmonic numbers (any upper tail in the Gumbel domain, far enough out);
 - "gpd", generalised Pareto with shape xi: :math:`e_n(\xi) = \frac{1}{\xi} \left[
-  \frac{\Gamma(1-\xi) \Gamma(n+1)}{\Gamma(n+1-\xi)} - 1 \right]`, bounded for xi < 0, heavy for xi > 0, exponential at 0.
-  The shape is one for the whole batch: a handful of tail rollouts per prompt says nothing about it, many prompts do;
+  \frac{\Gamma(1-\xi) \Gamma(n+1)}{\Gamma(n+1-\xi)} - 1 \right]`, bounded for xi < 0, heavy for xi > 0, exponential at
+  0. The shape is one for the whole batch: a handful of tail rollouts per prompt says nothing about it, many prompts do;
 - "auto": the simplest of the three that predicts the spacings of the largest rewards, and so V_k for k <= m.
 
 An estimator keeps a bank of constants, one per member (the Gaussian, then a grid of shapes), and combines them with

@@ -56,9 +56,7 @@ def _spacing_moments(m: int) -> np.ndarray:
     return moments * (t[1] - t[0]) ** 2
 
 
-def ladder_coefficients(
-    target_n: float, rungs: Sequence[int], num_generations: int, member: int = 0
-) -> list[float]:
+def ladder_coefficients(target_n: float, rungs: Sequence[int], num_generations: int, member: int = 0) -> list[float]:
     r"""Coefficients beta of V_N ~ sum_k beta_k V_k.
 
     .. math:: \sum_k \beta_k = 1, \quad \sum_k \beta_k c_k = c_N

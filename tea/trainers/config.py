@@ -88,7 +88,7 @@ class TEAConfig(GRPOConfig):
         default=None, metadata={"help": "prefix_tea: weight of the Gaussian prior on the tail variance. Default 2."}
     )
     estimator_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Any other option of the estimator, as JSON: \'{"prior": [1, 1]}\'.'}
+        default=None, metadata={"help": "Any other option of the estimator, as JSON: '{\"prior\": [1, 1]}'."}
     )
 
     _ESTIMATOR_OPTIONS: ClassVar[tuple[str, ...]] = ("tail", "k", "rungs", "order", "prefix_sizes", "shrinkage")

@@ -185,9 +185,7 @@ def main(
         reward_funcs=rewards,
         args=training_args,
         train_dataset=_split(data, script_args.dataset_train_split),
-        eval_dataset=(
-            _split(data, script_args.dataset_test_split) if training_args.eval_strategy != "no" else None
-        ),
+        eval_dataset=(_split(data, script_args.dataset_test_split) if training_args.eval_strategy != "no" else None),
         quantization_config=quantization_config_of(model_args),
         peft_config=get_peft_config(model_args),
     )

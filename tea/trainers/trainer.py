@@ -128,7 +128,7 @@ class AdvantageTrainer(GRPOTrainer):
         self._target_n_start = options.target_n_start if options is not None else 1
         if self._schedule != "constant" and not (isinstance(chosen, str) and "target_n" in spec.parameters):
             raise ValueError(
-                f"target_n_schedule={self._schedule!r} is set, but the estimator {self.estimator_name!r} has no target_n"
+                f"target_n_schedule={self._schedule!r} is set, but {self.estimator_name!r} has no target_n to anneal"
             )
         self._probe_estimator(args)
 

@@ -21,7 +21,6 @@ from tea.estimators.families import (
 from tea.estimators.group import as_group
 from tea.estimators.normal import tail_slope
 
-
 SAMPLERS = {
     "gaussian": lambda rng, size: rng.standard_normal(size),
     "exponential": lambda rng, size: rng.exponential(size=size),

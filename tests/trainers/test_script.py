@@ -75,7 +75,7 @@ def weights(path):
 
 
 def test_flags_override_the_file(config_path):
-    script_args, training_args, model_args, _ = parse(["--config", config_path(), "--target_n", "64", "--rungs", "1", "3"])
+    script_args, training_args, *_ = parse(["--config", config_path(), "--target_n", "64", "--rungs", "1", "3"])
     assert training_args.target_n == 64
     assert training_args.rungs == [1, 3]
     assert training_args.advantage_estimator == "ladder"
@@ -104,7 +104,8 @@ def test_tail_fraction_is_a_number_or_auto(config_path, where, value):
 
 @pytest.mark.parametrize("where", ["file", "flag"])
 def test_unknown_key_is_refused_with_the_nearest(config_path, where):
-    arguments = ["--config", config_path(target_m=3)] if where == "file" else ["--config", config_path(), "--target_m", "3"]
+    in_file, on_line = ({"target_m": 3}, []) if where == "file" else ({}, ["--target_m", "3"])
+    arguments = ["--config", config_path(**in_file), *on_line]
     with pytest.raises(ValueError, match="target_m -> target_n"):
         parse(arguments)
 

@@ -207,7 +207,7 @@ def test_config_is_validated_on_construction(tmp_path, options, message):
         (AdvantageTrainer, {"advantage_estimator": "max_at_k", "k": 5}, "at most the number of generations"),
         (PrefixTEATrainer, {"order": 4}, "order=4 needs 4 distinct prefix sizes"),
         (TEATrainer, {"rungs": [2, 4]}, "rungs=.* is set, but the estimator 'tea'"),
-        (AdvantageTrainer, {"target_n_schedule": "linear"}, "the estimator 'grpo' has no target_n"),
+        (AdvantageTrainer, {"target_n_schedule": "linear"}, "'grpo' has no target_n"),
         (PrefixTEATrainer, {"tail_fraction": "auto"}, r"tail_fraction must be in \(0, 1\], got 'auto'"),
         (TEATrainer, {"advantage_estimator": "ladder"}, "TEATrainer is for 'tea'; use AdvantageTrainer"),
         (TEATrainer, {"multi_objective_aggregation": "normalize_then_sum"}, "no best-of-N meaning"),
