@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -211,9 +210,7 @@ def monotone_projection(
     return torch.where(valid, scatter_sorted(a[:, :m], order), 0.0)
 
 
-def finalize(
-    raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: str, ties_agree: bool = True
-) -> Tensor:
+def finalize(raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: str, ties_agree: bool = True) -> Tensor:
     """Project, centre, scale, in that order, and give 0 to what is invalid or has no group to compare with.
 
     Args:
@@ -275,11 +272,7 @@ def _cached_tensor(build: Callable[..., Table], args: tuple, dtype: torch.dtype,
 # The compiler runs this while tracing and keeps what it returns; it cannot trace a quadrature.
 @torch.compiler.assume_constant_result
 def _traced_constant(build: Callable[..., Table], args: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    tensor = _cached_tensor(build, args, dtype, device)
-    if "torch._dynamo" in sys.modules:
-        # Another group size has another table: that is no reason to make its shape a variable of the graph.
-        torch._dynamo.mark_static(tensor)
-    return tensor
+    return _cached_tensor(build, args, dtype, device)
 
 
 def constant(
@@ -289,7 +282,12 @@ def constant(
 
     Compiled, it makes one graph for each ``size``, the only argument that may come from a shape.
     """
-    return _traced_constant(build, (operator.index(size), *args), dtype, device)
+    tensor = _traced_constant(build, (operator.index(size), *args), dtype, device)
+    if torch.compiler.is_compiling():
+        # Constants of several shapes are no reason to make these shapes variables of the graph.
+        for dim in range(tensor.ndim):
+            operator.index(tensor.size(dim))
+    return tensor
 
 
 def check_scale(scale: str) -> None:
