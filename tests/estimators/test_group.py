@@ -210,7 +210,7 @@ def test_bad_target_n(target_n):
 @pytest.mark.parametrize("fraction", [0, 0.0, -0.25, 1.01, math.nan, True, "0.25"])
 def test_bad_tail_fraction(fraction):
     for function in (tea.tea_advantages, tea.prefix_tea_advantages, tea.tail_statistics):
-        with pytest.raises(ValueError, match=r"tail_fraction must be in \(0, 1\], got"):
+        with pytest.raises(ValueError, match=r"tail_fraction must be in \(0, 1\]( or 'auto')?, got"):
             function(torch.zeros(2, 8), 16, fraction)
 
 
