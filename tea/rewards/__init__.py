@@ -8,7 +8,16 @@ neither trl nor the rest of tea.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tea.rewards.base import RewardFunction as RewardFunction
+    from tea.rewards.base import completion_texts as completion_texts
+    from tea.rewards.base import score_completions as score_completions
+    from tea.rewards.load import load_reward as load_reward
+    from tea.rewards.model import RewardModel as RewardModel
+    from tea.rewards.remote import RemoteReward as RemoteReward
+    from tea.rewards.verifiers import VERIFIERS as VERIFIERS
 
 _EXPORTS = {
     "RemoteReward": "remote",
