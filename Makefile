@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for run in benchmarks/*/run.py; do $(BIN)/python $$run || exit 1; done
+	for run in benchmarks/*/run.py; do $(BIN)/python -m benchmarks.$$(basename $$(dirname $$run)).run || exit 1; done
 
 clean:
 	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -319,7 +319,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    started = time.perf_counter()
+    started, found = time.perf_counter(), environment()
     if arguments.quick:
         result = {"quality": quality((16,), 40, arguments.seed), "bias": bias_by_size(2, arguments.seed)}
         for row in verdicts(result["quality"], "tea, auto"):
@@ -333,7 +333,7 @@ def main() -> None:
         "quality": records,
         "bias": bias_by_size(25, arguments.seed),
         "seconds": round(time.perf_counter() - started),
-        "environment": environment(),
+        "environment": found,
     }
     write_json(HERE / "results.json", result)
     replace_section(HERE / "README.md", "results", report(result))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -90,6 +91,24 @@ def as_group(rewards: Tensor, mask: Tensor | None = None) -> Group:
                 f"at prompt {prompt}, rollout {rollout} ({int(infinite.sum())} infinite in all)"
             )
     return Group(torch.where(valid, rewards, torch.nan), valid, valid.sum(dim=1, keepdim=True))
+
+
+class BinaryRewardsWarning(UserWarning):
+    """A tail estimator was given rewards that are all 0 or 1."""
+
+
+def warn_if_binary(group: Group, estimator: str) -> None:
+    """Warn, on the CPU in eager mode, when the batch has zeros and ones and nothing else: there is no tail in it."""
+    if not values_are_readable(group.rewards):
+        return
+    zero, one = group.rewards == 0, group.rewards == 1
+    if (zero | one | ~group.valid).all() and zero.any() and one.any():
+        warnings.warn(
+            f"all rewards are 0 or 1: the upper tail that {estimator!r} extrapolates does not exist; use 'pass_at_n' "
+            "(tea.pass_at_n_advantages)",
+            BinaryRewardsWarning,
+            stacklevel=3,
+        )
 
 
 def group_mean(values: Tensor, group: Group) -> Tensor:

@@ -21,6 +21,7 @@ from tea.estimators.group import (
     constant,
     finalize,
     power_of_two_below,
+    warn_if_binary,
 )
 from tea.estimators.normal import truncated_normal_constants
 from tea.estimators.tail import tail_count, tail_shaped_reward
@@ -212,6 +213,7 @@ def prefix_tea_advantages(
     group = as_group(rewards, mask)
     m = rewards.shape[1]
     check_prefix_sizes(prefix_sizes, order, m)
+    warn_if_binary(group, "prefix_tea")
     sizes = None if prefix_sizes is None else tuple(prefix_sizes)
     dtype, device = group.rewards.dtype, rewards.device
     table = constant(_prefix_table, m, target_n, tail_fraction, order, sizes, dtype=dtype, device=device)

@@ -25,6 +25,7 @@ from tea.estimators.group import (
     constant,
     finalize,
     power_of_two_below,
+    warn_if_binary,
 )
 
 
@@ -141,6 +142,7 @@ def tea_advantages(
     check_tail_fraction(tail_fraction, auto=True)
     check_tail(tail)
     group = as_group(rewards, mask)
+    warn_if_binary(group, "tea")
     if isinstance(tail_fraction, str) and tail in ("gpd", "auto"):
         tail_fraction = AUTO_FRACTIONS[0]
     if isinstance(tail_fraction, str):

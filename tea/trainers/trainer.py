@@ -20,6 +20,7 @@ from tea.estimators import (
     normalize_advantages,
     tail_statistics,
 )
+from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.schedule import scheduled_target_n
 from tea.trainers.config import TEAConfig
 
@@ -176,7 +177,10 @@ class AdvantageTrainer(GRPOTrainer):
         """Advantages (P, m) of rewards (P, m), NaN where missing; checked."""
         valid = ~torch.isnan(rewards)
         arguments = {"mask": valid} if self._pass_mask else {}
-        advantages = self._current_estimator()(rewards, **arguments)
+        with warnings.catch_warnings():
+            # The trainer says it itself, once, and on every device.
+            warnings.simplefilter("ignore", BinaryRewardsWarning)
+            advantages = self._current_estimator()(rewards, **arguments)
         if not isinstance(advantages, Tensor) or advantages.shape != rewards.shape:
             given = tuple(advantages.shape) if isinstance(advantages, Tensor) else type(advantages)
             raise ValueError(
@@ -245,13 +249,15 @@ class AdvantageTrainer(GRPOTrainer):
                 tail.std.nanmean(),
                 (advantages == 0).all(dim=1).float().mean(),
                 binary.float().mean(),
+                (binary.all() & (rewards == 0).any() & (rewards == 1).any()).float(),
             )
-        ).tolist()  # the only transfer to the host
+        )
+        *shares, all_binary = values.tolist()  # the only transfer to the host
         names = ("best_of_n", "tail_mean", "tail_std", "frac_degenerate_groups", "frac_binary_groups")
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(names, shares, strict=True):
             self._metrics[mode][f"tea/{name}"].append(value)
         estimator = self.advantage_estimator
-        if values[-1] == 1.0 and isinstance(estimator, Estimator) and estimator.spec.gaussian_tail:
+        if all_binary and isinstance(estimator, Estimator) and estimator.spec.gaussian_tail:
             self._warn_binary()
 
     def _warn_binary(self) -> None:
@@ -260,6 +266,7 @@ class AdvantageTrainer(GRPOTrainer):
             warnings.warn(
                 f"all rewards of the batch are 0 or 1: the upper tail that {self.estimator_name!r} extrapolates does "
                 "not exist; use advantage_estimator='pass_at_n'",
+                BinaryRewardsWarning,
                 stacklevel=2,
             )
 

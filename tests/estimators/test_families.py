@@ -1,6 +1,7 @@
 """Tail families: constants against quadrature, the choice against made-up batches, the slope against its family."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tea.estimators.families import (
     gpd_tail_slope,
     spacing_profile,
 )
-from tea.estimators.group import as_group
+from tea.estimators.group import BinaryRewardsWarning, as_group
 from tea.estimators.normal import tail_slope
 
 SAMPLERS = {
@@ -157,3 +158,15 @@ def test_unknown_family(function):
         function(torch.randn(2, 8), 128, tail="gumbel")
     with pytest.raises(ValueError, match="got 'gumbel'"):
         tea.get_estimator("tea", target_n=128, tail="gumbel")
+
+
+@pytest.mark.parametrize("function", [tea.tea_advantages, tea.prefix_tea_advantages, tea.ladder_advantages])
+def test_binary_rewards_are_warned_about_with_the_alternative(function):
+    binary = torch.tensor([[0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, math.nan]])
+    with pytest.warns(BinaryRewardsWarning, match="use 'pass_at_n'") as caught:
+        function(binary, 128)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function(torch.zeros(2, 8), 128)  # nothing has succeeded yet: that says nothing about the kind of reward
+        function(binary + torch.linspace(0.0, 1.0, 8), 128)
