@@ -197,37 +197,42 @@ def verdict(results: dict[str, Any]) -> str:
 
 def show(results: dict[str, Any], root: Path) -> None:
     """Print the table, examples and the verdict."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=100)
+        console = Console(width=80)
     ns = results["table_ns"]
+    shown = results["policies"]["base"]["gold"]
     table = Table(
-        title=f"Best of N on {results['policies']['base']['gold']['num_prompts']} held-out prompts, seed "
-        f"{results['seed']} (mean ± half-width of the 95 % interval over prompts)",
-        caption=f"trained with m = {results['config']['num_generations']} rollouts per prompt for N = "
-        f"{results['target_n']}; evaluated with n = {results['config']['num_samples']} samples per prompt",
+        title=f"Best of N on {shown['num_prompts']} held-out prompts, seed {results['seed']}",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
     )
-    table.add_column("N =")
+    table.add_column("N")
     for n in ns:
         table.add_column(str(n), justify="right", no_wrap=True)
-    for score, title in SCORES.items():
-        table.add_row(f"[bold]{title}[/bold]")
-        at = results["policies"]["base"][score]["ns"]
+    for score in SCORES:
+        table.add_row(f"[bold]{'reward' if score == 'reward_model' else 'gold'}[/bold]")
+        at = shown["ns"]
         highest = {n: max(curves[score]["values"][at.index(n)] for curves in results["policies"].values()) for n in ns}
         for curves in results["policies"].values():
             cells = []
             for n in ns:
-                i = at.index(n)
-                value = curves[score]["values"][i]
-                high = curves[score]["ci_high"][i]
-                cell = f"{value:.2f}" if high is None else f"{value:.2f} ±{high - value:4.2f}"
+                value, high = curves[score]["values"][at.index(n)], curves[score]["ci_high"][at.index(n)]
+                cell = f"{value:.2f}" if high is None else f"{value:.2f}±{high - value:.2f}"
                 cells.append(f"[bold]{cell}[/bold]" if value == highest[n] else cell)
-            table.add_row(f"  {curves['label']}", *cells)
+            table.add_row(curves["label"], *cells)
         table.add_section()
     console.print(table)
+    console.print(
+        "[bold]reward[/bold]: by the reward model, which picks one of N; [bold]gold[/bold]: of its pick, by the gold "
+        f"rule; ± half of the 95 % interval over prompts. Trained with m = {results['config']['num_generations']} "
+        f"rollouts per prompt for N = {results['target_n']}, evaluated with n = {shown['num_samples']} samples."
+    )
     example = results["examples"]
     console.print(f"The reward model's pick of {results['target_n']} for “{next(iter(example.values()))['prompt']}”")
     for policy, pick in example.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from tea.demo.cache import Stage, read_record, run_cached, stage_keys
 
 DEFAULT_OUTPUT = Path("outputs/demo")
-DEFAULT_METHODS = ("grpo", "tea", "prefix_tea", "ladder")
+DEFAULT_METHODS = ("grpo", "tea", "ladder")
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,22 @@ def fingerprint(kind: str) -> dict[str, Any]:
     return {"code": digest.hexdigest(), "versions": {name: importlib.metadata.version(name) for name in names}}
 
 
+class Stopped(Exception):
+    """The demo was interrupted, or another of its stages failed."""
+
+
+# Of a worker process: where to report to, whether to stop, and the process that started it.
 _messages: Any = None
+_stop: Any = None
 _parent = 0
 
 
-def _start_worker(messages: Any) -> None:
-    """Initialise a worker process: quiet, offline, one thread."""
-    global _messages, _parent
-    _messages, _parent = messages, os.getppid()
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
+def _start_worker(messages: Any, stop: Any) -> None:
+    """Initialise a worker process: quiet, offline, one thread, stopped by the parent rather than by Ctrl-C."""
+    global _messages, _stop, _parent
+    _messages, _stop, _parent = messages, stop, os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
     import warnings
 
     import datasets
@@ -174,6 +182,8 @@ def _work(root: Path, stage: Stage, key: str, seed: int) -> dict[str, Any]:
         nonlocal last
         if os.getppid() != _parent:  # the demo was killed: do not go on behind the user's back
             os._exit(1)
+        if _stop.is_set():
+            raise Stopped
         now = time.monotonic()
         if done == total or now - last > 0.1:
             last = now
@@ -229,7 +239,7 @@ def _run_stages(root: Path, stages: list[Stage], keys: dict[str, str], seed: int
     # Two processes of one thread each: models this small gain nothing from a second thread, and the methods do not
     # depend on each other. Spawned, since forking a process that runs threads is unsafe.
     context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
+    messages, stop = context.Queue(), context.Event()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -238,37 +248,38 @@ def _run_stages(root: Path, stages: list[Stage], keys: dict[str, str], seed: int
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+    bars: dict[str, Any] = {}
+    labels = {stage.name: stage.label for stage in todo}
+    running: dict[Future[dict[str, Any]], Stage] = {}
     with (
-        Progress(*columns, console=console) as progress,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(messages,)
+            min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(messages, stop)
         ) as pool,
     ):
-        starting = progress.add_task("starting two processes", total=None)
-        bars: dict[str, Any] = {}
-        labels = {stage.name: stage.label for stage in todo}
-        running: dict[Future[dict[str, Any]], Stage] = {}
-        while todo or running:
-            for stage in list(todo):
-                if len(running) < workers and all(name in records for name in stage.needs.values()):
-                    todo.remove(stage)
-                    running[pool.submit(_work, root, stage, keys[stage.name], seed)] = stage
-            finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-            while not messages.empty():
-                name, done, total = messages.get()
-                progress.update(starting, visible=False)
-                if name not in bars:
-                    bars[name] = progress.add_task(labels[name])
-                progress.update(bars[name], completed=done, total=total if total > 1 else None)
-            for future in finished:
-                stage = running.pop(future)
-                try:
+        starting = progress.add_task("starting", total=None)
+        try:
+            while todo or running:
+                for stage in list(todo):
+                    if len(running) < workers and all(name in records for name in stage.needs.values()):
+                        todo.remove(stage)
+                        running[pool.submit(_work, root, stage, keys[stage.name], seed)] = stage
+                finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+                while not messages.empty():
+                    name, done, total = messages.get()
+                    progress.update(starting, visible=False)
+                    if name not in bars:
+                        bars[name] = progress.add_task(labels[name])
+                    progress.update(bars[name], completed=done, total=total if total > 1 else None)
+                for future in finished:
+                    stage = running.pop(future)
                     records[stage.name] = {**future.result(), "reused": False}
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-                if not console.is_terminal:
-                    console.print(f"{stage.label}: done in {records[stage.name]['seconds']:.0f} s")
+                    if not console.is_terminal:
+                        console.print(f"{stage.label}: done in {records[stage.name]['seconds']:.0f} s")
+        except BaseException:
+            stop.set()
+            console.print(f"stopping; what is finished stays in {root} and is reused by the next run")
+            raise
     return records
 
 
