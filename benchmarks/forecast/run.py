@@ -53,6 +53,26 @@ def methods() -> dict[str, Any]:
     return {**{name: by_name(name) for name in OURS}, PREDECESSOR: predecessor}
 
 
+def demo_rewards(directory: Path, prompts: int, samples: int) -> dict[str, Any]:
+    """Reward-model rewards of the demo's policies on its held-out prompts; kept beside them, resumed if cut short."""
+    from tea.bestofn import SamplingConfig, TransformersGenerator, evaluate
+    from tea.demo import task
+    from tea.rewards import RewardModel
+
+    rewards = {}
+    for policy in ("base", "grpo", "tea"):
+        run = evaluate(
+            TransformersGenerator(str(directory / policy), device="cpu"),
+            task.split_prompts(64)[1][:prompts],
+            RewardModel(str(directory / "reward_model"), name="reward_model", batch_size=4096, device="cpu"),
+            output_dir=directory / f"forecast_{policy}",
+            config=SamplingConfig(num_samples=samples, max_completion_length=task.MAX_INGREDIENTS, seed=0),
+        )
+        assert run is not None  # one process, one reward
+        rewards[f"demo {policy}"] = run.rewards["reward_model"]
+    return rewards
+
+
 def main() -> None:
     """Run the back-test and write results.json and the README tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +82,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64, help="prompts per draw")
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--rewards", action="append", default=[], help="NAME=FILE, real rewards to back-test on too")
+    parser.add_argument("--demo", type=Path, help="directory of one seed of the demo, to back-test on its models too")
+    parser.add_argument("--demo-prompts", type=int, default=32, help="held-out prompts of the demo")
     parser.add_argument("--no-write", action="store_true", help="print only")
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -70,9 +92,13 @@ def main() -> None:
     for index, (name, family) in enumerate(FAMILIES.items()):
         rng = np.random.default_rng([arguments.seed, index])
         sources[name] = family.rewards(rng, arguments.population, arguments.samples)
+    real = {}
+    if arguments.demo is not None:
+        real.update(demo_rewards(arguments.demo, arguments.demo_prompts, arguments.samples))
     for spec in arguments.rewards:
         name, _, path = spec.partition("=")
-        matrix = next(iter(read_rewards(path).rewards.values()))
+        real[name] = next(iter(read_rewards(path).rewards.values()))
+    for name, matrix in real.items():
         # Errors are told in units of the standard deviation within prompts, as for the families.
         sources[name] = matrix / np.sqrt(matrix.var(axis=1, ddof=1).mean())
     for name, matrix in tqdm(sources.items()):

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tea.rewards.model import weights_fingerprint
+from tea.rewards.model import default_device, weights_fingerprint
 
 Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
@@ -332,15 +332,6 @@ class VLLMGenerator:
             [Completion(o.text, len(o.token_ids), o.finish_reason == "stop") for o in output.outputs]
             for output in outputs
         ]
-
-
-def default_device() -> str:
-    """CUDA if present, on the device of this process where a launcher started several; else the CPU."""
-    import os
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def files_fingerprint(*paths: str | None) -> str | None:

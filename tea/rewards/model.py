@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ class RewardModel:
         name: name of the reward (column name, logs); default: last part of the model's path.
         batch_size: texts per forward pass; texts are sorted by length first.
         max_length: texts longer than this many tokens raise; default: the model's `max_position_embeddings`.
-        device: where to put the model; default: CUDA if present, for a loaded model where it is.
+        device: where to put the model; default: CUDA if present (for one of several processes, its own), for a loaded
+            model where it is.
         dtype: weights' dtype when loading, "auto" for the checkpoint's own.
         trust_remote_code: passed to transformers.
 
@@ -51,7 +53,7 @@ class RewardModel:
             loaded = AutoModelForSequenceClassification.from_pretrained(
                 model, dtype=dtype, trust_remote_code=trust_remote_code
             )
-            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            device = device or default_device()
         else:
             self.source = model.config._name_or_path or type(model).__name__
             loaded = model
@@ -129,3 +131,10 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def default_device() -> str:
+    """CUDA if present, on the device of this process where a launcher started several; else the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
