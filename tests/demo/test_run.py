@@ -127,7 +127,7 @@ def test_verdict_is_as_plain_when_tea_loses():
     assert "GRPO is highest, at 3.00, 2.00 above base model's 1.00" in verdict(result(base=1.0, grpo=3.0, tea=2.0))
     text = verdict(result(base=3.2, grpo=3.0, tea=2.0))
     assert "base model is highest, at 3.20, 0.20 above GRPO's 3.00 (paired 95 % interval 0.10 to 0.30)" in text
-    assert text.endswith("their own intervals overlap.")
+    assert "their own intervals overlap. TEA minus GRPO is -1.00 (-1.10 to -0.90)." in text
 
 
 def test_verdict_says_what_tea_is_worth_when_another_wins():
