@@ -185,6 +185,7 @@ def curve_command(
     with _errors():
         from tea.bestofn.curve import best_of_n_curve
         from tea.bestofn.io import read_rewards
+        from tea.bestofn.report import format_interval
 
         columns = None if reward is None else [reward]
         table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)
@@ -205,9 +206,15 @@ def curve_command(
         _say_how_read(table)
         selecting = next(iter(table.rewards))
         if json:
-            _print_json({"file": str(file), "selected_by": selecting, "value": value or selecting, **curve.to_dict()})
+            names = {"file": str(file), "selected_by": selecting, "value": value or selecting}
+            _print_json({**names, **curve.to_dict(), "peak": _without_nan(curve.peak())})
         else:
             _print_curves({value or selecting: curve}, f"selected by {selecting}")
+            peak = curve.peak()
+            if value is not None and peak["drop"] > 0:
+                sure = "has turned down" if peak["drop_ci_low"] > 0 else "may have turned down"
+                drop = format_interval(peak["drop"], peak["drop_ci_low"], peak["drop_ci_high"])
+                typer.echo(f"{value} {sure}: highest at N = {peak['n']}, lower by {drop} at N = {curve.ns.max()}")
 
 
 def forecast_command(
@@ -218,6 +225,10 @@ def forecast_command(
         typer.Option(help="auto, gaussian, ladder, exponential, generalized-normal, gpd or beta-binomial (0/1)."),
     ] = "auto",
     tail_fraction: Annotated[float, typer.Option(help="Tail fraction of gaussian and exponential.")] = 0.25,
+    backtest: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Do not forecast beyond the file, but hide all samples but this many and see what comes."),
+    ] = None,
     reward: _REWARD_COLUMN = None,
     prompt: _PROMPT_COLUMN = None,
     model: _MODEL_FILTER = None,
@@ -231,6 +242,9 @@ def forecast_command(
         from tea.bestofn.report import format_interval
 
         name, matrix = _one_reward(file, reward, prompt, model, samples)
+        if backtest is not None:
+            _backtest(file, name, matrix, _parse_ns(ns), backtest, level, json)
+            return
         counts = _parse_ns(ns) or [matrix.shape[1] * 2**i for i in (1, 2, 3, 4)]
         result = forecast_best_of_n(
             matrix,
@@ -251,6 +265,35 @@ def forecast_command(
         typer.echo(f"verdict: {result.verdict}")
         for reason in result.reasons:
             typer.echo(f"  - {reason}")
+
+
+def _backtest(file: Path, name: str, matrix: Any, ns: list[int] | None, hidden: int, level: float, json: bool) -> None:
+    from tea.bestofn._inputs import is_binary
+    from tea.bestofn.forecast import backtest
+
+    counts = ns or [matrix.shape[1] // 2**i for i in (2, 1) if matrix.shape[1] // 2**i > hidden]
+    if not counts:
+        raise ValueError(
+            f"{matrix.shape[1]} samples are too few to hide all but {hidden} and have some to compare with"
+        )
+    methods = ["beta-binomial"] if is_binary(matrix) else ["auto", "gaussian", "ladder", "exponential", "gpd"]
+    records = backtest(matrix, counts, hidden, methods=methods, level=level)
+    if json:
+        _print_json({"file": str(file), "reward": name, "records": records})
+        return
+    rows = [
+        [
+            r["method"],
+            str(r["n"]),
+            f"{r['truth']:.4g}",
+            f"{r['bias']:+.3g} ± {r['bias_se']:.1g}",
+            f"{r['rmse']:.3g}",
+            "" if r["coverage"] is None else f"{r['coverage']:.0%}",
+        ]
+        for r in records
+    ]
+    header = ["method", "N", "from all", "bias", "RMSE", "coverage"]
+    _print_table(f"Forecasts of {name} from {hidden} of {matrix.shape[1]} samples, 100 draws", header, rows)
 
 
 def diagnose_command(
@@ -308,6 +351,17 @@ def plan_command(
         Optional[int],  # noqa: UP045
         typer.Option(help="Total number of samples to split over the prompts, those in the file included."),
     ] = None,
+    rollouts: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Rollouts per training step: say which group size to train --train-n with."),
+    ] = None,
+    train_n: Annotated[int, typer.Option(help="N to train for, with --rollouts.")] = 128,
+    estimator: Annotated[str, typer.Option(help="Estimator to train with, with --rollouts.")] = "tea",
+    false_positive_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="For 0/1 rewards: share of wrong samples that the verifier in use accepts."),
+    ] = None,
+    wrong_cost: Annotated[float, typer.Option(help="Cost of a wrong answer, a correct one being worth 1.")] = 1.0,
     method: Annotated[str, typer.Option(help="Method of the forecast, as for `tea forecast`.")] = "auto",
     reward: _REWARD_COLUMN = None,
     prompt: _PROMPT_COLUMN = None,
@@ -318,7 +372,7 @@ def plan_command(
 ) -> None:
     """Weigh what more samples give against what they cost; split a budget over prompts."""
     with _errors():
-        from tea.bestofn.plan import plan_samples, split_budget
+        from tea.bestofn.plan import imperfect_verifier, plan_samples, plan_training, split_budget
         from tea.bestofn.report import format_interval
 
         name, matrix, table = _one_reward_table(file, reward, prompt, model, samples)
@@ -337,8 +391,12 @@ def plan_command(
             level=level,
         )
         split = None if budget is None else split_budget(matrix, budget, method=method)  # type: ignore[arg-type]
+        training = None if rollouts is None else plan_training(matrix, rollouts, train_n, estimator=estimator)
+        verifier = None
+        if false_positive_rate is not None:
+            verifier = imperfect_verifier(matrix, false_positive_rate, wrong_cost=wrong_cost)
         if json:
-            result = {"file": str(file), "reward": name, **plan.to_dict()}
+            result = {"file": str(file), "reward": name, **plan.to_dict(), "training": training, "verifier": verifier}
             if split is not None:
                 result["split"] = {
                     "budget": split.budget,
@@ -375,6 +433,23 @@ def plan_command(
                 f"{split.expected_uniform:.4g} when split evenly; {split.samples.min()} to {split.samples.max()} "
                 "samples per prompt (--json lists them)"
             )
+        if verifier is not None:
+            typer.echo(
+                f"with a verifier that accepts {false_positive_rate:.1%} of the wrong samples, and a wrong answer "
+                f"costing {wrong_cost:g}: more than N = {verifier['best_n']} samples hurt"
+            )
+        if training is not None:
+            training_rows = [
+                [
+                    f"{r['group_size']}{' (recommended)' if r['recommended'] else ''}",
+                    str(r["prompts_per_step"]),
+                    f"{r['efficiency']:.1%} ± {r['efficiency_se']:.1%}",
+                    f"{r['effective_rollouts']:.0f}",
+                ]
+                for r in training
+            ]
+            header = ["m", "prompts per step", "efficiency", "effective rollouts"]
+            _print_table(f"Training for N = {train_n} with {estimator}, {rollouts} rollouts", header, training_rows)
         if plan.verdict != "ok":
             typer.echo(f"the forecast: {plan.verdict}")
             for reason in plan.reasons:
@@ -476,6 +551,10 @@ def _say_how_read(table: Any) -> None:
 
 def _print_json(value: dict[str, Any]) -> None:
     typer.echo(json_module.dumps(value, indent=2, allow_nan=False))
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {key: value if value == value else None for key, value in values.items()}
 
 
 def _print_run(run: Any, ns: list[int] | None, select_by: str | None, level: float, json: bool) -> None:

@@ -157,3 +157,39 @@ def test_compare_command(reward_file, tmp_path):
     as_json = runner.invoke(app, ["compare", f"base={reward_file}", str(tmp_path / "other.npy"), "--json"])
     difference = json.loads(as_json.stdout)["runs"][1]["difference_to_first"]
     np.testing.assert_allclose(difference["values"], 0.5)
+
+
+def test_backtest_option(reward_file):
+    result = json.loads(
+        runner.invoke(app, ["forecast", str(reward_file), "--backtest", "8", "--ns", "16", "--json"]).stdout
+    )
+    assert {r["method"] for r in result["records"]} == {"auto", "gaussian", "ladder", "exponential", "gpd"}
+    assert all(r["num_samples"] == 8 and r["n"] == 16 for r in result["records"])
+    assert "coverage" in runner.invoke(app, ["forecast", str(reward_file), "--backtest", "8"]).stdout
+    refused = runner.invoke(app, ["forecast", str(reward_file), "--backtest", "16"])
+    assert "too few to hide all but 16" in refused.stderr
+
+
+def test_plan_for_training_and_verifiers(reward_file, tmp_path):
+    options = ["--rollouts", "128", "--train-n", "16", "--json"]
+    result = json.loads(runner.invoke(app, ["plan", str(reward_file), *options]).stdout)
+    assert [r["group_size"] for r in result["training"]] == [4, 8, 16, 32]
+    assert sum(r["recommended"] for r in result["training"]) == 1
+    rng = np.random.default_rng(1)
+    np.save(tmp_path / "correct.npy", rng.random((100, 32)) < rng.beta(0.5, 2.0, size=(100, 1)))
+    text = runner.invoke(app, ["plan", str(tmp_path / "correct.npy"), "--false-positive-rate", "0.1"]).stdout
+    assert "samples hurt" in text
+
+
+def test_curve_says_where_the_value_turns_down(tmp_path):
+    rng = np.random.default_rng(2)
+    score = rng.uniform(size=(100, 256))
+    gold = np.where(score < 0.99, score, -1.0)
+    rows = [
+        {"prompt": p, "score": s, "gold": g}
+        for p in range(100)
+        for s, g in zip(score[p].tolist(), gold[p].tolist(), strict=True)
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = runner.invoke(app, ["curve", str(tmp_path / "r.jsonl"), "--reward", "score", "--value", "gold"])
+    assert "gold has turned down: highest at N = " in result.stdout
