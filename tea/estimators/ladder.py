@@ -10,7 +10,7 @@ from scipy import special
 from torch import Tensor
 
 from tea.estimators.families import BANK_SIZE, check_tail, expected_max_bank
-from tea.estimators.group import as_group, check_target_n, warn_if_binary
+from tea.estimators.group import check_target_n
 from tea.estimators.order import check_rungs, max_at_k_spacing_weights, spacing_advantages
 
 
@@ -149,7 +149,6 @@ def ladder_advantages(
     check_target_n(target_n)
     check_rungs(rungs, rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim else None)
     check_tail(tail)
-    warn_if_binary(as_group(rewards, mask), "ladder")
     steps = None if rungs is None else tuple(rungs)
     return spacing_advantages(
         rewards, _ladder_table, target_n, steps, mask=mask, monotone=monotone, center=center, scale=scale, tail=tail

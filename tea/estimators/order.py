@@ -18,7 +18,7 @@ from scipy import special
 from torch import Tensor
 
 from tea.estimators.families import BANK_SIZE, combine
-from tea.estimators.group import Table, as_group, by_count, constant, finalize, scatter_sorted
+from tea.estimators.group import Table, as_group, by_count, constant, finalize, scatter_sorted, warn_if_binary
 
 
 def log_binomial(n: int, k: int) -> float:
@@ -62,9 +62,11 @@ def spacing_advantages(
     """
     group = as_group(rewards, mask)
     m = rewards.shape[1]
-    weights = by_count(constant(table, m, *args, dtype=group.rewards.dtype, device=rewards.device), group)
+    by_size = constant(table, m, *args, dtype=group.rewards.dtype, device=rewards.device)
     if tail is not None:
-        weights = combine(weights.unflatten(1, (BANK_SIZE, m)), group, tail, 0.5)
+        warn_if_binary(group, "ladder", stacklevel=4)
+        by_size = combine(by_size.unflatten(1, (BANK_SIZE, m)), group, tail, 0.5)
+    weights = by_count(by_size, group)
     # Invalid ones stand in as copies of the largest: no spacing beyond it.
     largest = group.filled(-torch.inf).amax(1, keepdim=True)
     values, order = torch.where(group.valid, group.rewards, largest).sort(dim=1)
