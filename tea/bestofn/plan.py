@@ -217,11 +217,12 @@ def split_budget(rewards: Any, budget: int, *, method: Method = "auto") -> Budge
 
     width = np.diff(grid)
     slopes = np.minimum.accumulate(np.diff(gains, axis=1) / width, axis=1)  # noise must not make them convex
-    order = np.argsort(-slopes, axis=None, kind="stable")
+    # Steps that gain nothing (constant rewards, every sample correct) are not worth a preference between prompts.
+    steepest = np.argsort(-slopes, axis=None, kind="stable")
+    order = steepest[slopes.ravel()[steepest] > 0]
     cost = np.broadcast_to(width, slopes.shape).ravel()[order]
     left = budget - num_prompts * n
-    taken = np.cumsum(cost) <= left
-    stop = int(np.argmin(taken)) if not taken.all() else len(taken)
+    stop = int(np.searchsorted(np.cumsum(cost), left, side="right"))
     samples = n + np.bincount(order[:stop] // len(width), weights=cost[:stop], minlength=num_prompts).astype(np.int64)
     rest = left - int(cost[:stop].sum())
     if rest and stop < len(order):

@@ -67,6 +67,13 @@ def test_split_of_alike_prompts_is_about_uniform():
     assert samples.max() < 3 * 64
 
 
+@pytest.mark.parametrize("constant", [0.0, 1.0, 2.5])
+def test_split_of_constant_rewards_prefers_nobody(constant):
+    samples = split_budget(np.full((5, 8), constant), 102).samples
+    assert samples.sum() == 102
+    assert samples.max() - samples.min() <= 2  # one step of the allocation may be cut short by the budget
+
+
 @pytest.mark.parametrize("extra", [0, 1, 7, 333])
 def test_split_sums_to_any_budget(extra):
     rewards = np.random.default_rng(5).gumbel(size=(10, 8))
