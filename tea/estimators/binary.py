@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
+import torch
 from scipy import special
 from torch import Tensor
 
-from tea.estimators.group import as_group, by_count, check_target_n, constant, finalize, values_are_readable
+from tea.estimators.group import (
+    Group,
+    as_group,
+    by_count,
+    check_target_n,
+    constant,
+    finalize,
+    values_are_readable,
+)
 from tea.estimators.order import check_k, log_binomial
 
+# What prior="fit" chooses among: means and concentrations a + b of the Beta distribution.
+PRIOR_MEANS = (0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.99, 0.997)
+PRIOR_CONCENTRATIONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
-def check_prior(prior: tuple[float, float]) -> None:
-    """Raise ValueError unless ``prior`` is a pair of finite positive numbers."""
+
+def check_prior(prior: tuple[float, float] | Literal["fit"]) -> None:
+    """Raise ValueError unless ``prior`` is "fit" or a pair of finite positive numbers."""
+    if prior == "fit":
+        return
     if (
         isinstance(prior, str)
         or len(prior) != 2
         or not all(isinstance(p, (int, float)) and math.isfinite(p) and p > 0 for p in prior)
     ):
-        raise ValueError(f"prior must be two finite positive numbers (a, b) of a Beta distribution, got {prior!r}")
+        raise ValueError(
+            f"prior must be two finite positive numbers (a, b) of a Beta distribution, or 'fit', got {prior!r}"
+        )
 
 
 def _weight_table(m: int, target_n: float, a: float, b: float) -> list[list[float]]:
@@ -35,11 +53,56 @@ def _weight_table(m: int, target_n: float, a: float, b: float) -> list[list[floa
     return table
 
 
+def _prior_grid() -> tuple[np.ndarray, np.ndarray]:
+    mean, concentration = (x.ravel() for x in np.meshgrid(PRIOR_MEANS, PRIOR_CONCENTRATIONS))
+    return mean * concentration, (1.0 - mean) * concentration
+
+
+def _evidence_table(m: int) -> list[list[float]]:
+    """Row count * (m + 1) + successes: log-likelihood of these outcomes under every prior of the grid."""
+    a, b = _prior_grid()
+    return [
+        (special.betaln(a + s, b + max(count - s, 0)) - special.betaln(a, b)).tolist()
+        for count in range(m + 1)
+        for s in range(m + 1)
+    ]
+
+
+def _grid_weight_table(m: int, target_n: float) -> list[list[float]]:
+    """Row count * (m + 1) + s: the weight given s successes among the count - 1 others, under every prior."""
+    a, b = _prior_grid()
+    rows = []
+    for count in range(m + 1):
+        for s in range(m + 1):
+            failures = max(count - 1 - s, 0)
+            log_weight = special.betaln(a + s, b + failures + target_n - 1.0) - special.betaln(a + s, b + failures)
+            rows.append((target_n * np.exp(log_weight)).tolist())
+    return rows
+
+
+def _fitted_weight(success: Tensor, group: Group, target_n: float) -> Tensor:
+    """(P, m) weights under the priors of the grid, averaged by how well each predicts the other prompts.
+
+    A prompt's own outcomes have no say in its prior: its direction stays exactly unbiased.
+    """
+    m = success.shape[1]
+    dtype, device = success.dtype, success.device
+    # Not a sum of rewards: where nobody could look they may be anything, and an index may not.
+    right = success > 0.5
+    row = group.count.squeeze(1) * (m + 1) + right.sum(1)
+    evidence = constant(_evidence_table, m, dtype=dtype, device=device)[row]  # (P, grid)
+    belief = torch.softmax(evidence.sum(0, keepdim=True) - evidence, dim=1)
+    weights = constant(_grid_weight_table, m, target_n, dtype=dtype, device=device)
+    of_failure = (belief * weights[row]).sum(1, keepdim=True)
+    of_success = (belief * weights[(row - 1).clamp(min=0)]).sum(1, keepdim=True)
+    return torch.where(right, of_success, of_failure)
+
+
 def pass_at_n_advantages(
     rewards: Tensor,
     target_n: float,
     *,
-    prior: tuple[float, float] = (0.5, 0.5),
+    prior: tuple[float, float] | Literal["fit"] = (0.5, 0.5),
     mask: Tensor | None = None,
     monotone: bool = False,
     center: bool = True,
@@ -59,7 +122,9 @@ def pass_at_n_advantages(
     Args:
         rewards: (P, m), each 0 or 1; NaN marks a missing one.
         target_n: N, samples per prompt at deployment, >= 1.
-        prior: (a, b) of the Beta prior on the success probability of a prompt.
+        prior: (a, b) of the Beta prior on the success probability of a prompt; or "fit", empirical Bayes over a
+            grid of priors (from all but impossible to all but certain), each weighted by how well it predicts
+            the outcomes of the other prompts in the batch.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward.
         center: Subtract the group mean.
@@ -82,8 +147,11 @@ def pass_at_n_advantages(
     others = (group.count - 1).clamp(min=1)
     s = success.sum(1, keepdim=True) - success
     m = rewards.shape[1]
-    table = constant(_weight_table, m, target_n, *prior, dtype=success.dtype, device=success.device)
-    weight = by_count(table, group).gather(1, s.long().clamp(0, m - 1))
+    if prior == "fit":
+        weight = _fitted_weight(success, group, target_n)
+    else:
+        table = constant(_weight_table, m, target_n, *prior, dtype=success.dtype, device=success.device)
+        weight = by_count(table, group).gather(1, s.long().clamp(0, m - 1))
     raw = weight * (success - s / others)
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tea
+from tea.estimators.binary import PRIOR_CONCENTRATIONS, PRIOR_MEANS
 from tests.reference import estimators as reference
 
 F64 = torch.float64
@@ -73,8 +74,61 @@ def test_graded_rewards_are_refused():
 
 @pytest.mark.parametrize("prior", [(0, 1), (1, -1), (math.nan, 1), (1,), (1, 2, 3), "ab", (math.inf, 1)])
 def test_bad_prior(prior):
-    with pytest.raises(ValueError, match=r"prior must be two finite positive numbers"):
+    with pytest.raises(ValueError, match=r"prior must be two finite positive numbers .*, or 'fit', got"):
         tea.pass_at_n_advantages(torch.zeros(2, 4), 16, prior=prior)
+
+
+# --- prior="fit" ---
+
+
+def test_fitted_prior_formula():
+    """Mixture over the grid of priors by what the other prompts say of each; unequal group sizes."""
+    rewards = torch.randint(0, 2, (5, 6), generator=torch.Generator().manual_seed(2)).to(F64)
+    rewards[0] = 0
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    mask[2, 2:] = False
+    raw = tea.pass_at_n_advantages(rewards, 32, prior="fit", mask=mask, center=False)
+    groups = [rewards[p][mask[p]].tolist() for p in range(5)]
+    expected = reference.pass_at_n_fitted(groups, 32, PRIOR_MEANS, PRIOR_CONCENTRATIONS)
+    for p in range(5):
+        assert raw[p][mask[p]].tolist() == pytest.approx(expected[p], rel=1e-9, abs=1e-12)
+
+
+def test_fitted_prior_finds_the_prior():
+    """On many prompts with p ~ Beta(0.3, 6) the weights are those under that prior, where (1/2, 1/2) is far off."""
+    generator = np.random.default_rng(0)
+    p = generator.beta(0.3, 6.0, size=(4000, 1))
+    rewards = torch.from_numpy((generator.random((4000, 16)) < p).astype(np.float64))
+    fitted = tea.pass_at_n_advantages(rewards, 128, prior="fit")
+    oracle = tea.pass_at_n_advantages(rewards, 128, prior=(0.3, 6.0))
+    default = tea.pass_at_n_advantages(rewards, 128)
+    assert (fitted - oracle).norm() < 0.15 * oracle.norm()
+    assert (default - oracle).norm() > 3 * (fitted - oracle).norm()
+
+
+def test_fitted_prior_keeps_the_direction_unbiased():
+    """For each outcome of the other prompt, E[mean A S] over all outcomes of this one is a positive multiple of 1.
+
+    With the other rollouts held, a success and a failure have the same weight, so that flipping one rollout changes
+    A by that weight times 1: for all i at once that is what unbiasedness of the direction needs.
+    """
+    m = 4
+    other = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=F64)
+    for outcome in range(2**m):
+        group = torch.tensor([(outcome >> j) & 1 for j in range(m)], dtype=F64)
+        for i in range(m):
+            pair = []
+            for own in (0.0, 1.0):
+                changed = group.clone()
+                changed[i] = own
+                batch = torch.stack((changed, other))
+                raw = tea.pass_at_n_advantages(batch, 64, prior="fit", center=False)
+                share = (changed.sum() - own) / (m - 1)
+                if own != share:
+                    pair.append((raw[0, i] / (own - share)).item())
+            assert len(set(np.round(pair, 12))) == 1
+            assert pair[0] > 0
 
 
 # --- passk_binary_advantages ---

@@ -51,7 +51,11 @@ class Case:
     @property
     def pooled(self):
         """Whether it learns something from all prompts of the batch together."""
-        return self.options.get("tail") in ("gpd", "auto") or self.options.get("tail_fraction") == "auto"
+        return (
+            self.options.get("prior") == "fit"
+            or self.options.get("tail") in ("gpd", "auto")
+            or self.options.get("tail_fraction") == "auto"
+        )
 
     def __str__(self):
         return "-".join([self.name, *map(str, self.options.values())])
@@ -63,6 +67,8 @@ for entry in tea.list_estimators():
         SPECS += [Case(entry, {"tail": tail}) for tail in FAMILIES if tail != entry.parameters["tail"].default]
     if "auto" in str(getattr(entry.parameters.get("tail_fraction"), "annotation", "")):
         SPECS.append(Case(entry, {"tail_fraction": "auto"}))
+    if "prior" in entry.parameters:
+        SPECS.append(Case(entry, {"prior": "fit"}))
 every_estimator = pytest.mark.parametrize("spec", SPECS, ids=str)
 
 

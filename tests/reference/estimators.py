@@ -144,6 +144,39 @@ def pass_at_n(rewards, target_n, a, b):
     return result
 
 
+def pass_at_n_fitted(groups, target_n, means, concentrations):
+    """Weights from a mixture of Beta priors, each counted by its likelihood for the other prompts; (P, m) lists."""
+    priors = [(mean * c, (1 - mean) * c) for c in concentrations for mean in means]
+
+    def log_likelihood(group, a, b):
+        # One outcome after the other, by the urn scheme: no Beta function.
+        total, right, wrong = 0.0, a, b
+        for outcome in group:
+            total += math.log((right if outcome else wrong) / (right + wrong))
+            right, wrong = right + outcome, wrong + 1 - outcome
+        return total
+
+    def weight(s, failures, a, b):
+        # E[(1 - p)^(N-1)] under Beta(a + s, b + failures), N an integer: a product over further failures.
+        a, b = a + s, b + failures
+        return target_n * math.exp(math.fsum(math.log((b + j) / (a + b + j)) for j in range(target_n - 1)))
+
+    result = []
+    for p, group in enumerate(groups):
+        evidence = [
+            math.fsum(log_likelihood(other, a, b) for q, other in enumerate(groups) if q != p) for a, b in priors
+        ]
+        belief = [math.exp(e - max(evidence)) for e in evidence]
+        row = []
+        for own in group:
+            s = sum(group) - own
+            others = len(group) - 1
+            mean = math.fsum(w * weight(s, others - s, *ab) for w, ab in zip(belief, priors, strict=True)) / sum(belief)
+            row.append(mean * (own - s / others))
+        result.append(row)
+    return result
+
+
 def pass_at_k_binary(rewards, k):
     """Pass@k Training from the groups themselves: every subset of k is a group whose reward is its best.
 
