@@ -116,3 +116,12 @@ def test_none_where_it_is_the_default():
 def test_list_is_a_copy():
     tea.list_estimators().clear()
     assert tea.list_estimators()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+def test_entry_has_a_row_in_the_readme(spec: EstimatorSpec):
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{spec.name}` |")]
+    assert len(rows) == 1
+    link = re.search(r"\]\((tea/estimators/\w+\.py)\)", rows[0])
+    assert link
+    assert Path(inspect.getsourcefile(spec.function)).relative_to(ROOT) == Path(link[1])
