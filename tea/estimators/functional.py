@@ -18,11 +18,22 @@ from tea.estimators.group import (
     check_target_n,
     constant,
     finalize,
+    power_of_two_below,
     values_are_readable,
 )
 from tea.estimators.normal import tail_slope
 
 Functional = Callable[[Tensor, Tensor], Tensor]
+
+
+def _checked(values: Tensor, rewards: Tensor) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"fn must return a tensor of shape (num_prompts,), got {type(values)}")
+    if values.shape != rewards.shape[:1]:
+        raise ValueError(
+            f"fn must return a tensor of shape (num_prompts,) = {tuple(rewards.shape[:1])}, got {tuple(values.shape)}"
+        )
+    return values
 
 
 def functional_advantages(
@@ -71,17 +82,13 @@ def functional_advantages(
     group = as_group(rewards, mask)
     largest = group.filled(-torch.inf).amax(1, keepdim=True) if rewards.shape[0] else group.rewards[:, :1]
     filled = group.filled(torch.where(torch.isfinite(largest), largest, 0.0))
+    weights = group.valid.to(filled.dtype) / group.count.clamp(min=1)
+    if torch.compiler.is_compiling():
+        gradient = torch.func.grad(lambda w: _checked(fn(filled, w), rewards).sum())(weights)
+        return finalize(gradient, group, monotone=monotone, center=center, scale=scale, ties_agree=False)
     with torch.enable_grad():
-        weights = group.valid.to(filled.dtype) / group.count.clamp(min=1)
         weights.requires_grad_()
-        values = fn(filled, weights)
-        if not isinstance(values, Tensor):
-            raise TypeError(f"fn must return a tensor of shape (num_prompts,), got {type(values)}")
-        if values.shape != rewards.shape[:1]:
-            raise ValueError(
-                f"fn must return a tensor of shape (num_prompts,) = {tuple(rewards.shape[:1])}, got "
-                f"{tuple(values.shape)}"
-            )
+        values = _checked(fn(filled, weights), rewards)
         gradient = torch.autograd.grad(values.sum(), weights, allow_unused=True)[0] if values.requires_grad else None
     if gradient is None:
         raise ValueError("fn must depend on the weights, and differentiably: its result has no gradient in them")
@@ -240,6 +247,8 @@ def gaussian_tail(target_n: float, tail_fraction: float = 0.25) -> Functional:
         # Missing rollouts have weight 0, and the largest reward: they come first and count for nothing.
         tail = _tail_weights(weights.gather(1, order), mass) / mass
         height = ordered - ordered[:, :1]
+        unit = power_of_two_below(height[:, -1:].abs())  # no square over- or underflows
+        height = height / unit
         centre = (tail * height).sum(1, keepdim=True)
         variance = (tail * (height - centre.detach()) ** 2).sum(1, keepdim=True)
         points = mass * count.unsqueeze(1)
@@ -248,6 +257,6 @@ def gaussian_tail(target_n: float, tail_fraction: float = 0.25) -> Functional:
         positive = std > 0
         change = (variance - variance.detach()) / (2.0 * torch.where(positive, std, 1.0))
         spread = std + torch.where(positive, change, 0.0)
-        return (ordered[:, :1] + centre + slope * spread).squeeze(1)
+        return (ordered[:, :1] + unit * (centre + slope * spread)).squeeze(1)
 
     return functional

@@ -247,6 +247,39 @@ def test_gradient_counts_each_prompt_once():
     torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
 
 
+FUNCTIONALS = {name: case[0] for name, case in CASES.items()} | {"gaussian_tail": functional.gaussian_tail(64)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_compiles_to_one_graph(name):
+    torch.compiler.reset()
+
+    def function(rewards, mask):
+        return tea.functional_advantages(FUNCTIONALS[name], rewards, mask=mask)
+
+    rewards, mask = normal(5, 8, seed=16), torch.rand(5, 8, generator=gen(17)) < 0.8
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(rewards, mask), function(rewards, mask), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_extreme_scales_in_float32(name, size):
+    rewards = normal(50, 16, seed=18) * size
+    advantages = tea.functional_advantages(FUNCTIONALS[name], rewards.float()).double()
+    expected = tea.functional_advantages(FUNCTIONALS[name], rewards)
+    if name in ("entropic", "averse") and size < 1:
+        expected = tea.dr_grpo_advantages(rewards)  # and too small for float32 beside 1
+        assert (advantages - expected).abs().max() < 1e-6
+    else:
+        error = (advantages - expected).abs().amax(1) / expected.abs().amax(1)
+        assert error.quantile(0.9) < 1e-4
+
+
+def test_no_prompts():
+    assert tea.functional_advantages(functional.mean, torch.zeros(0, 8)).shape == (0, 8)
+
+
 @pytest.mark.parametrize(
     ("fn", "error", "message"),
     [
