@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from tea.bestofn._inputs import FloatArray, IntArray, check_level, is_binary, reward_matrix, sample_counts
 from tea.bestofn.curve import best_of_n_curve, jsonable, mean_interval, order_weights
@@ -290,6 +290,8 @@ def _with_allowance(fit: _Fit, ordered: FloatArray, ns: IntArray) -> _Fit:
 
 def _beta_binomial(matrix: FloatArray, ns: IntArray, level: float) -> _Fit:
     """Maximum likelihood of a and b over prompts; interval by the delta method on the logit, robust to misfit."""
+    from scipy import optimize  # half of this module's import time, and only needed here
+
     num_prompts, n = matrix.shape
     successes = matrix.sum(axis=1)
     unique, group = np.unique(successes, return_inverse=True)

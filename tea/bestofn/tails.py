@@ -15,10 +15,9 @@ from scipy import special
 
 from tea.bestofn._inputs import FloatArray
 from tea.bestofn.curve import order_weights
-from tea.estimators.normal import expected_max_normal
 
-# Normal scores on which expectations of maxima are integrated. At 9 the upper tail is 1e-19: enough for N = 1e12.
-_SCORES = np.arange(-9.0, 9.0 + 1e-9, 0.01)
+# Normal scores on which expectations of maxima are integrated. At 10 the upper tail is 1e-23: enough for N = 1e12.
+_SCORES = np.arange(-10.0, 10.0 + 1e-9, 0.01)
 _LOG_CDF = special.log_ndtr(_SCORES)
 _DENSITY = np.exp(-0.5 * _SCORES**2) / np.sqrt(2 * np.pi) * 0.01
 _HALF_TAIL = np.clip(2.0 * special.ndtr(-np.abs(_SCORES)), 1e-300, 1.0)
@@ -26,8 +25,18 @@ MAX_N = 10**12
 
 
 def normal_curve(ns: Any) -> FloatArray:
-    """c_N = E[max of N standard normals]; (K,)."""
-    return np.asarray([expected_max_normal(int(n)) for n in np.atleast_1d(ns)])
+    """c_N = E[max of N standard normals]; (K,).
+
+    The same numbers as :func:`tea.expected_max_normal`, which a command line that only reads a file of rewards would
+    have to import torch for.
+    """
+    return _expected_max(ns, _SCORES)
+
+
+def _expected_max(ns: Any, quantiles: FloatArray) -> FloatArray:
+    """E[max of N] of the distribution with these values at the normal scores: integral of q(z) N phi Phi^(N-1) dz."""
+    n = np.atleast_1d(np.asarray(ns, dtype=np.float64))[:, None]
+    return np.asarray((n * _DENSITY * np.exp((n - 1.0) * _LOG_CDF)) @ quantiles)
 
 
 def exponential_curve(ns: Any) -> FloatArray:
@@ -58,9 +67,7 @@ def generalized_normal_curve(ns: Any, log_power: float) -> FloatArray:
 
     p = 2 is Gaussian, p = 1 has exponential tails, p < 1 stretched exponential ones, large p is bounded (uniform).
     """
-    n = np.atleast_1d(np.asarray(ns, dtype=np.float64))[:, None]
-    weights = n * _DENSITY * np.exp((n - 1.0) * _LOG_CDF)
-    return np.asarray(weights @ _generalized_normal_quantiles(log_power))
+    return _expected_max(ns, _generalized_normal_quantiles(log_power))
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,11 @@ def test_a_million_rewards_take_under_three_seconds():
     assert time.perf_counter() - started < 3.0  # 0.4 s on one core of a 2024 server
 
 
+def test_statistics_of_a_file_need_no_torch():
+    code = "import sys, tea.bestofn.plan, tea.bestofn.report, tea.bestofn.io; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_package_import_loads_neither_torch_nor_scipy():
     code = "import sys, tea.bestofn; assert not {'torch', 'scipy', 'trl'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

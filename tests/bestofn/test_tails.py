@@ -12,6 +12,7 @@ from tea.bestofn.tails import (
     normal_curve,
     pareto_curve,
 )
+from tea.estimators import expected_max_normal
 from tests.reference.bestofn import expected_max
 
 NS = [1, 2, 16, 512]
@@ -26,6 +27,11 @@ def test_generalized_normal_against_quadrature(power):
 def test_generalized_normal_of_power_two_is_the_gaussian_to_a_million():
     ns = [2, 128, 10**6]
     np.testing.assert_allclose(generalized_normal_curve(ns, np.log(2.0)) * np.sqrt(2), normal_curve(ns), rtol=1e-9)
+
+
+def test_normal_curve_is_the_estimators_constant():
+    ns = [1, 2, 3, 128, 512, 10**6, 10**12]
+    np.testing.assert_allclose(normal_curve(ns), [expected_max_normal(n) for n in ns], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [-0.5, -0.1, 0.0, 0.3])
