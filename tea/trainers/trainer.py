@@ -124,7 +124,7 @@ class AdvantageTrainer(GRPOTrainer):
         self._target_n = options.target_n if options is not None else TEAConfig.target_n
         fraction = options.tail_fraction if options is not None else None
         # What the metrics look at; "auto" is between the estimator and the rewards.
-        self._tail_fraction = fraction if isinstance(fraction, float) else 0.25
+        self._tail_fraction = 0.25 if fraction in (None, "auto") else float(fraction)
         self._schedule = options.target_n_schedule if options is not None else "constant"
         self._target_n_start = options.target_n_start if options is not None else 1
         if self._schedule != "constant" and not (isinstance(chosen, str) and "target_n" in spec.parameters):
