@@ -291,10 +291,24 @@ def _cached_tensor(build: Callable[..., Table], args: tuple, dtype: torch.dtype,
     return torch.tensor(build(*args), dtype=dtype, device=device)
 
 
-# The compiler runs this while tracing and keeps what it returns; it cannot trace a quadrature.
+# The compiler cannot trace a quadrature: it calls these while tracing and keeps what they return. It tells constants
+# apart by the name of the function that gave them, hence one function for each; a graph has a handful.
+def _constant_source(name: str) -> Callable[..., Tensor]:
+    def source(build: Callable[..., Table], args: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return _cached_tensor(build, args, dtype, device)
+
+    source.__name__ = name
+    source.__code__ = source.__code__.replace(co_name=name)
+    return torch.compiler.assume_constant_result(source)
+
+
+_CONSTANT_SOURCES = tuple(_constant_source(f"tea_constant_{i}") for i in range(256))
+_source_numbers: dict[Hashable, int] = {}
+
+
 @torch.compiler.assume_constant_result
-def _traced_constant(build: Callable[..., Table], args: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return _cached_tensor(build, args, dtype, device)
+def _source_number(*key: Hashable) -> int:
+    return _source_numbers.setdefault(key, len(_source_numbers)) % len(_CONSTANT_SOURCES)
 
 
 def constant(
@@ -304,12 +318,11 @@ def constant(
 
     Compiled, it makes one graph for each ``size``, the only argument that may come from a shape.
     """
-    tensor = _traced_constant(build, (operator.index(size), *args), dtype, device)
+    arguments = (operator.index(size), *args)
     if torch.compiler.is_compiling():
-        # Constants of several shapes are no reason to make these shapes variables of the graph.
-        for dim in range(tensor.ndim):
-            operator.index(tensor.size(dim))
-    return tensor
+        number = _source_number(build, arguments, dtype, device)
+        return _CONSTANT_SOURCES[number](build, arguments, dtype, device)
+    return _cached_tensor(build, arguments, dtype, device)
 
 
 def check_scale(scale: str) -> None:
