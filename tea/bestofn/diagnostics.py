@@ -16,6 +16,9 @@ from tea.bestofn.tails import GENERALIZED_NORMAL, PARETO, fit_shape, normal_curv
 TAIL_SHARE = 0.25
 """Share of the samples that counts as the upper tail of a prompt (TEA's default tail fraction)."""
 
+TIED = 0.1
+"""Share of the upper tail in ties that makes a prompt's rewards discrete."""
+
 
 @dataclass(frozen=True)
 class Diagnostics:
@@ -26,7 +29,8 @@ class Diagnostics:
         num_samples: n.
         binary: all rewards are 0 or 1.
         constant_share: share of prompts whose rewards are all equal.
-        tied_share: share of prompts with equal rewards among the upper quarter of their samples.
+        tied_share: share of prompts where a tenth or more of the upper quarter of the samples share their reward with
+            another (a language model repeats itself: a few ties among many samples mean nothing).
         saturated_share: share of prompts where two or more samples reach the largest reward of the whole file.
         linearity: (P,) correlation of the normal Q-Q plot of each prompt's upper quarter; NaN where it is constant.
         critical_linearity: 5 % quantile of that correlation for Gaussian rewards of the same n.
@@ -103,7 +107,11 @@ def diagnose(rewards: Any, *, level: float = 0.95) -> Diagnostics:
     ordered = np.sort(matrix, axis=1)
     tail = ordered[:, n - _tail_count(n) :]
     constant = ordered[:, -1] == ordered[:, 0]
-    tied = (tail[:, 1:] == tail[:, :-1]).any(axis=1)
+    repeats = tail[:, 1:] == tail[:, :-1]
+    in_a_tie = np.zeros(tail.shape, dtype=bool)
+    in_a_tie[:, 1:] |= repeats
+    in_a_tie[:, :-1] |= repeats
+    tied = in_a_tie.mean(axis=1) >= TIED
     saturated = (ordered[:, -2] == ordered.max()) if n > 1 else np.zeros(num_prompts, dtype=bool)
     binary = is_binary(matrix)
 
@@ -251,12 +259,11 @@ def _notes(found: Diagnostics) -> list[str]:
         )
     if found.tail_power is not None:
         power, low, high = found.tail_power
-        kind = (
-            "consistent with a Gaussian tail"
-            if low <= 2.0 <= high
-            else ("lighter than Gaussian, perhaps bounded" if power > 2 else "heavier than Gaussian")
-        )
-        notes.append(f"tail exp(-|x|^p) with p = {power:.2f} [{low:.2f}, {high:.2f}]: {kind}")
+        if low <= 2.0 <= high:
+            kind = "consistent with a Gaussian tail" if found.supported_tail_fraction else "too few samples to tell"
+        else:
+            kind = "lighter than Gaussian, perhaps bounded" if power > 2 else "heavier than Gaussian"
+        notes.append(f"extreme tail exp(-|x|^p) with p = {power:.2f} [{low:.2f}, {high:.2f}]: {kind}")
     if found.supported_tail_fraction is not None:
         notes.append(f"your rewards support a Gaussian tail up to alpha = {found.supported_tail_fraction:.2f}")
     elif found.slopes:

@@ -50,6 +50,15 @@ def test_shares_are_counted():
     assert np.isnan(found.linearity[0])
 
 
+def test_a_few_repeated_completions_among_many_are_not_ties():
+    rewards = np.random.default_rng(5).normal(size=(2, 400))
+    top = np.argsort(rewards[0])[-8:]
+    rewards[0, top] = np.repeat(rewards[0, top[::2]], 2)  # 8 of the upper 100 in ties
+    top = np.argsort(rewards[1])[-12:]
+    rewards[1, top] = np.repeat(rewards[1, top[::2]], 2)  # 12 of them
+    assert diagnose(rewards).tied_share == 0.5
+
+
 def test_linearity_is_the_correlation_of_the_qq_plot():
     rewards = np.random.default_rng(3).normal(size=(2, 16))
     found = diagnose(rewards)
