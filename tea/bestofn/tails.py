@@ -19,6 +19,7 @@ from tea.bestofn.curve import order_weights
 # Normal scores on which expectations of maxima are integrated. At 10 the upper tail is 1e-23: enough for N = 1e12.
 _SCORES = np.arange(-10.0, 10.0 + 1e-9, 0.01)
 _LOG_CDF = special.log_ndtr(_SCORES)
+_LOG_TAIL = special.log_ndtr(-_SCORES)
 _DENSITY = np.exp(-0.5 * _SCORES**2) / np.sqrt(2 * np.pi) * 0.01
 _HALF_TAIL = np.clip(2.0 * special.ndtr(-np.abs(_SCORES)), 1e-300, 1.0)
 MAX_N = 10**12
@@ -230,20 +231,19 @@ def _reference(name: str, grid: tuple[float, ...], n: int, rungs: tuple[int, ...
     """Simulated with a fixed seed and common random numbers at every third shape, interpolated between."""
     shapes = np.asarray(grid)
     nodes = np.unique(np.append(shapes[::3], shapes[-1]))
-    groups = max(500, min(4_000, 256_000 // n))
-    scores = np.sort(np.random.default_rng(1).standard_normal((groups, n)), axis=1)
+    cell, fraction, log_tail = _normal_groups(n)
     weights = order_weights(n, rungs).T
     moments, covariances = [], []
-    for shape in nodes:
+    for shape in nodes.tolist():
         if name == "generalized-normal":
-            values = np.interp(scores, _SCORES, _generalized_normal_quantiles(float(shape)))
-            quantiles = _generalized_normal_quantiles(float(shape))
+            quantiles = _generalized_normal_quantiles(shape)
+            values = quantiles[cell] + fraction * np.diff(quantiles)[cell]
         else:
-            values, quantiles = _pareto_quantiles(scores, float(shape)), _pareto_quantiles(_SCORES, float(shape))
+            quantiles, values = _pareto_quantiles(_LOG_TAIL, shape), _pareto_quantiles(log_tail, shape)
         mean = float(_DENSITY @ quantiles)
         variance = float(_DENSITY @ (quantiles - mean) ** 2)
         moments.append([mean, variance, float(_DENSITY @ (quantiles - mean) ** 4) / variance**2])
-        covariances.append(np.cov(values @ weights, rowvar=False))
+        covariances.append(np.cov(values.reshape(-1, n) @ weights, rowvar=False))
     of_node = np.asarray(moments)
     stacked = np.log(np.maximum(np.asarray(covariances), 1e-300))  # maxima of nested subsets correlate positively
 
@@ -258,8 +258,17 @@ def _reference(name: str, grid: tuple[float, ...], n: int, rungs: tuple[int, ...
     )
 
 
-def _pareto_quantiles(scores: FloatArray, shape: float) -> FloatArray:
-    log_tail = special.log_ndtr(-scores)
+@lru_cache(maxsize=4)
+def _normal_groups(n: int) -> tuple[Any, FloatArray, FloatArray]:
+    """Sorted groups of n standard normals, flat: where each lies on the grid of scores, and its log upper tail."""
+    groups = max(500, min(4_000, 256_000 // n))
+    scores = np.sort(np.random.default_rng(1).standard_normal((groups, n)), axis=1).ravel()
+    position = (scores - _SCORES[0]) / 0.01
+    cell = position.astype(np.int64)
+    return cell, position - cell, special.log_ndtr(-scores)
+
+
+def _pareto_quantiles(log_tail: FloatArray, shape: float) -> FloatArray:
     return -log_tail if abs(shape) < 1e-6 else np.asarray(np.expm1(-shape * log_tail) / shape)
 
 
