@@ -441,35 +441,6 @@ def test_ten_thousand_adversarial_groups(spec, dtype):
 
 
 @every_estimator
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiles_to_one_graph(spec, backend):
-    torch.compiler.reset()
-    rewards = draw(spec, (8, 16), seed=25, dtype=torch.float32)
-    mask = torch.rand(8, 16, generator=gen(26)) < 0.8
-    for monotone in (False, True) if backend == "eager" else (spec.entry.monotone_in_training,):
-
-        def function(r, k, monotone=monotone):
-            return call(spec, r, k, monotone=monotone)
-
-        compiled = torch.compile(function, fullgraph=True, backend=backend)
-        torch.testing.assert_close(compiled(rewards, mask), function(rewards, mask), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-@every_estimator
-def test_compiled_follows_the_shape(spec):
-    torch.compiler.reset()
-
-    def function(r):
-        return call(spec, r)
-
-    compiled = torch.compile(function, fullgraph=True, backend="eager")
-    for shape in ((4, 16), (4, 8), (9, 24)):
-        rewards = draw(spec, shape, seed=30)
-        torch.testing.assert_close(compiled(rewards), function(rewards), rtol=1e-9, atol=1e-9)
-
-
-@every_estimator
 def test_infinite_rewards_come_out_as_nan_where_looking_would_stall(spec, monkeypatch):
     """As on an accelerator: nobody looks, and an infinity must not pass for a number."""
     import tea.estimators.binary
