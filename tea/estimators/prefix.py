@@ -21,6 +21,7 @@ from tea.estimators.group import (
     constant,
     finalize,
     power_of_two_below,
+    values_are_readable,
     warn_if_binary,
 )
 from tea.estimators.normal import truncated_normal_constants
@@ -150,6 +151,54 @@ def _window_variance(own: Tensor, position: Tensor, group: Group) -> Callable[[T
     return variance
 
 
+# On a CPU the intermediate results of a block of prompts are to stay in the cache: 2.5 times faster at (8192, 64).
+_BLOCK_ELEMENTS = 1 << 19
+
+
+def _cross_fitted(group: Group, per_size: Tensor, reach: list[int], shrinkage: float) -> Tensor:
+    """The combination over sizes, (P, m); ``per_size`` is (P, J, 5, 1): n, t, s^2, weight * n / t, slope."""
+    dtype, m = group.rewards.dtype, group.rewards.shape[1]
+    # Position in sampling order among the valid rollouts, which come first; 16 bits are cheaper to move.
+    position = torch.where(group.valid, group.valid.cumsum(1) - 1, m).to(torch.int16)
+    floor = group.filled(torch.inf).amin(1, keepdim=True)
+    height = group.filled(-torch.inf) - floor
+    unit = power_of_two_below(height.amax(1, keepdim=True).clamp(min=0.0))
+    height = height / unit  # in [0, 2), -inf where invalid
+    ranked, rank_order = height.sort(dim=1, descending=True)
+    level = ranked[:, : max(reach)].clamp(min=0.0).unsqueeze(1)
+    ranked_position = position.gather(1, rank_order[:, : max(reach)])
+    # (P, i, a): how many places after rollout i the a-th best one was sampled; rollout i itself is the last.
+    offset = ranked_position.unsqueeze(1) - position.unsqueeze(2) - 1
+    offset = torch.where(offset < 0, offset + group.count.unsqueeze(2).to(torch.int16), offset)
+    offset = torch.where(ranked_position.unsqueeze(1) < m, offset, m)
+
+    own = height.clamp(min=0.0)
+    window_variance = _window_variance(own, position, group) if shrinkage > 0 else None
+    combined = torch.zeros_like(height)
+    # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
+    negligible = (8.0 * torch.finfo(dtype).eps) ** 2
+    columns = zip(reach, (size.unbind(1) for size in per_size.unbind(1)), strict=True)
+    for columns_needed, (n, t, tail_variance, factor, slope) in columns:
+        candidates = level[:, :, :columns_needed]
+        member = offset[:, :, :columns_needed] < n.unsqueeze(2)
+        # The t-th member stands where t - 1 have been counted; what is above it is the rest of the tail.
+        last = (member.cumsum(2, dtype=torch.int16) < t.unsqueeze(2)).sum(2).clamp(max=columns_needed - 1)
+        threshold = level[:, 0].gather(1, last)
+        above = (candidates - threshold.unsqueeze(2)).clamp(min=0.0) * member
+        excess = above.sum(2) / t
+        # The smallest of `above` is 0, so this difference never cancels.
+        sum_of_squares = (torch.linalg.vector_norm(above, dim=2) ** 2 - t * excess**2).clamp(min=0.0)
+        variance = sum_of_squares / (t - 1.0)
+        if window_variance is not None:
+            prior = tail_variance * window_variance(n)
+            variance = (sum_of_squares + shrinkage * prior) / (t - 1.0 + shrinkage)
+        usable = variance > negligible
+        std = torch.where(usable, variance, 1.0).sqrt()
+        shaped = tail_shaped_reward(own - threshold, excess, std, slope)
+        combined = combined + factor * torch.where(usable, shaped, 0.0)
+    return combined * unit
+
+
 def prefix_tea_advantages(
     rewards: Tensor,
     target_n: float,
@@ -221,43 +270,14 @@ def prefix_tea_advantages(
     slopes = combine(per_size[:, :, 4:].transpose(1, 2), group, tail, tail_fraction)  # (P, J)
     per_size = torch.cat((per_size[:, :, :4], slopes.unsqueeze(2)), dim=2).unsqueeze(-1)
 
-    # Position in sampling order among the valid rollouts, which come first; 16 bits are cheaper to move.
-    position = torch.where(group.valid, group.valid.cumsum(1) - 1, m).to(torch.int16)
-    floor = group.filled(torch.inf).amin(1, keepdim=True)
-    height = group.filled(-torch.inf) - floor
-    unit = power_of_two_below(height.amax(1, keepdim=True).clamp(min=0.0))
-    height = height / unit  # in [0, 2), -inf where invalid
     reach = _reach(m, tail_fraction, sizes)
-    ranked, rank_order = height.sort(dim=1, descending=True)
-    level = ranked[:, : max(reach)].clamp(min=0.0).unsqueeze(1)
-    ranked_position = position.gather(1, rank_order[:, : max(reach)])
-    # (P, i, a): how many places after rollout i the a-th best one was sampled; rollout i itself is the last.
-    offset = ranked_position.unsqueeze(1) - position.unsqueeze(2) - 1
-    offset = torch.where(offset < 0, offset + group.count.unsqueeze(2).to(torch.int16), offset)
-    offset = torch.where(ranked_position.unsqueeze(1) < m, offset, m)
-
-    own = height.clamp(min=0.0)
-    window_variance = _window_variance(own, position, group) if shrinkage > 0 else None
-    combined = torch.zeros_like(height)
-    # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
-    negligible = (8.0 * torch.finfo(dtype).eps) ** 2
-    columns = zip(reach, (size.unbind(1) for size in per_size.unbind(1)), strict=True)
-    for columns_needed, (n, t, tail_variance, factor, slope) in columns:
-        candidates = level[:, :, :columns_needed]
-        member = offset[:, :, :columns_needed] < n.unsqueeze(2)
-        in_tail = member & (member.cumsum(2, dtype=torch.int16) <= t.unsqueeze(2))
-        threshold = torch.where(in_tail, candidates, torch.inf).amin(2)
-        threshold = torch.where(torch.isfinite(threshold), threshold, 0.0)
-        above = (candidates - threshold.unsqueeze(2)) * in_tail
-        excess = above.sum(2) / t
-        # The smallest of `above` is 0, so this difference never cancels.
-        sum_of_squares = (torch.linalg.vector_norm(above, dim=2) ** 2 - t * excess**2).clamp(min=0.0)
-        variance = sum_of_squares / (t - 1.0)
-        if window_variance is not None:
-            prior = tail_variance * window_variance(n)
-            variance = (sum_of_squares + shrinkage * prior) / (t - 1.0 + shrinkage)
-        usable = variance > negligible
-        std = torch.where(usable, variance, 1.0).sqrt()
-        shaped = tail_shaped_reward(own - threshold, excess, std, slope)
-        combined = combined + factor * torch.where(usable, shaped, 0.0)
-    return finalize(combined * unit, group, monotone=monotone, center=center, scale=scale, ties_agree=False)
+    block = _BLOCK_ELEMENTS // (m * max(reach)) if values_are_readable(rewards) else 0
+    if 0 < block < len(rewards):
+        parts = [
+            _cross_fitted(Group(*(x[i : i + block] for x in group)), per_size[i : i + block], reach, shrinkage)
+            for i in range(0, len(rewards), block)
+        ]
+        raw = torch.cat(parts)
+    else:
+        raw = _cross_fitted(group, per_size, reach, shrinkage)
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale, ties_agree=False)
