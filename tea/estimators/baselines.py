@@ -15,6 +15,7 @@ from tea.estimators.group import (
     constant,
     finalize,
     group_mean,
+    scatter_sorted,
 )
 
 
@@ -172,11 +173,13 @@ def cat_bon_advantages(
     """
     check_target_n(target_n)
     group = as_group(rewards, mask)
-    values = group.filled(torch.inf)
-    smaller = torch.searchsorted(values.sort(dim=1).values.contiguous(), values.contiguous())
     m = rewards.shape[1]
+    values, order = group.filled(torch.inf).sort(dim=1)
+    # Where the run of equal rewards begins is how many are smaller.
+    begins = torch.where(values[:, 1:] != values[:, :-1], torch.arange(1, m, device=values.device), 0)
+    smaller = torch.nn.functional.pad(begins, (1, 0)).cummax(dim=1).values
     table = constant(_cat_bon_table, m, target_n, dtype=values.dtype, device=values.device)
-    weight = by_count(table, group).gather(1, smaller.clamp(max=m - 1))
+    weight = scatter_sorted(by_count(table, group).gather(1, smaller), order)
     return finalize(weight * _deviation(group), group, monotone=monotone, center=center, scale=scale)
 
 
