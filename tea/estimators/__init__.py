@@ -210,7 +210,6 @@ _REGISTRY: dict[str, EstimatorSpec] = {
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "target_n": check_target_n,
-    "tail_fraction": lambda fraction: check_tail_fraction(fraction, auto=True),
     "tail": check_tail,
     "scale": check_scale,
     "k": check_k,
@@ -277,7 +276,9 @@ def get_estimator(name: str, **options: Any) -> Estimator:
             raise TypeError(
                 f"estimator {name!r} has no option {option!r}, it has {', '.join(known)}{_nearest(option, known)}"
             )
-        if option in _CHECKS and not (value is None and parameters[option].default is None):
+        if option == "tail_fraction":
+            check_tail_fraction(value, auto="auto" in str(parameters[option].annotation))
+        elif option in _CHECKS and not (value is None and parameters[option].default is None):
             _CHECKS[option](value)
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:

@@ -91,6 +91,7 @@ def test_unknown_name_lists_the_known_and_the_nearest():
         ("tea", {"target_n": 0}, ValueError, r"target_n must be a finite number >= 1"),
         ("tea", {"target_n": math.nan}, ValueError, r"target_n must be"),
         ("tea", {"target_n": 16, "tail_fraction": 0.0}, ValueError, r"tail_fraction must be in \(0, 1\]"),
+        ("prefix_tea", {"target_n": 16, "tail_fraction": "auto"}, ValueError, r"in \(0, 1\], got 'auto'"),
         ("tea", {"target_n": 16, "scale": "sigma"}, ValueError, r"scale must be one of"),
         ("ladder", {"target_n": 16, "rungs": (4, 2)}, ValueError, r"rungs must be at least two strictly"),
         ("prefix_tea", {"target_n": 16, "order": 0}, ValueError, r"order must be"),
