@@ -25,10 +25,11 @@ def _cell(curve: dict[str, Any], n: int) -> str:
 def seed_table(result: dict[str, Any]) -> str:
     """One seed in full, as `make demo` prints it."""
     ns = result["table_ns"]
-    rows = []
-    for label, key in (("reward model", "reward_model"), ("gold, of its pick", "gold")):
-        for policy in result["policies"].values():
-            rows.append([label, policy["label"], *(_cell(policy[key], n) for n in ns)])
+    rows = [
+        [label, policy["label"], *(_cell(policy[key], n) for n in ns)]
+        for label, key in (("reward model", "reward_model"), ("gold, of its pick", "gold"))
+        for policy in result["policies"].values()
+    ]
     return table(["reward", "policy", *(f"N = {n}" for n in ns)], rows)
 
 
