@@ -24,7 +24,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from tea.estimators.group import Group, by_count, constant, reward_std
+from tea.estimators.group import Group, by_count, constant, reward_std, tail_count
 from tea.estimators.normal import expected_max_normal, tail_slope
 
 FAMILIES = ("gaussian", "exponential", "gpd", "auto")
@@ -118,7 +118,7 @@ def _profile_table(m: int, tail_fraction: float) -> list[list[float]]:
     """Per number of valid rollouts 0 .. m: k, variance of the profile statistic, expected profiles of the bank."""
     table = []
     for count in range(m + 1):
-        k = min(max(math.ceil(tail_fraction * count - 1e-9), 4), count)
+        k = tail_count(count, tail_fraction, minimum=4)
         if k < 3:
             table.append([float(k), 1.0, *[0.5] * BANK_SIZE])
             continue
@@ -155,7 +155,7 @@ def spacing_profile(group: Group, tail_fraction: float) -> Profile:
     m = rewards.shape[1]
     table = by_count(constant(_profile_table, m, tail_fraction, dtype=rewards.dtype, device=rewards.device), group)
     k, variance, expected = table[:, :1], table[:, 1:2], table[:, 2:]
-    largest = min(max(math.ceil(tail_fraction * m - 1e-9), 4), m)
+    largest = tail_count(m, tail_fraction, minimum=4)
     top = group.filled(-torch.inf).topk(largest, dim=1).values
     j = torch.arange(1, largest, device=rewards.device).to(rewards.dtype)
     spacings = torch.where(j < k, j * (top[:, :-1] - top[:, 1:]), 0.0)

@@ -325,6 +325,13 @@ def constant(
     return _cached_tensor(build, arguments, dtype, device)
 
 
+def tail_count(num_generations: int, tail_fraction: float, minimum: int = 2) -> int:
+    """Number of rollouts in the tail, k = max(ceil(alpha * m), minimum), or all m where there are fewer."""
+    # 0.1 * 30 is 3.0000000000000004 in floating point: not a reason for a fourth rollout.
+    k = math.ceil(tail_fraction * num_generations - 1e-9)
+    return min(max(k, minimum), num_generations)
+
+
 def check_scale(scale: str) -> None:
     """Raise ValueError unless ``scale`` is one of "none", "group", "batch"."""
     if scale not in SCALES:

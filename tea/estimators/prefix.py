@@ -21,11 +21,12 @@ from tea.estimators.group import (
     constant,
     finalize,
     power_of_two_below,
+    tail_count,
     values_are_readable,
     warn_if_binary,
 )
 from tea.estimators.normal import truncated_normal_constants
-from tea.estimators.tail import tail_count, tail_shaped_reward
+from tea.estimators.tail import tail_shaped_reward
 
 DEFAULT_SHRINKAGE = 2.0
 

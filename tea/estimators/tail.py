@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,15 +24,9 @@ from tea.estimators.group import (
     constant,
     finalize,
     power_of_two_below,
+    tail_count,
     warn_if_binary,
 )
-
-
-def tail_count(num_generations: int, tail_fraction: float) -> int:
-    """Number of rollouts in the tail, k = max(ceil(alpha * m), 2); for m < 2 it is m."""
-    # 0.1 * 30 is 3.0000000000000004 in floating point: not a reason for a fourth rollout.
-    k = math.ceil(tail_fraction * num_generations - 1e-9)
-    return min(max(k, 2), num_generations)
 
 
 def _tail_table(m: int, target_n: float, tail_fraction: float) -> list[list[float]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tea
-from tea.estimators.tail import tail_count
+from tea.estimators.group import tail_count
 from tests.reference import estimators as reference
 
 F64 = torch.float64
