@@ -117,7 +117,8 @@ def bon_max_mean_advantages(
     .. math:: A_i = (\max_j R_j - \bar R) \, 1\{R_i = \max_j R_j\}
 
     before centring. Several best ones share it equally, which is what picking one of them at random gives in
-    expectation. Source: after arXiv 2412.15287. Arguments, result and errors as in :func:`grpo_advantages`.
+    expectation; arXiv 2510.23393 (appendix A) gives each the whole of it. Source: after arXiv 2412.15287.
+    Arguments, result and errors as in :func:`grpo_advantages`.
 
     Checked by ``tests/estimators/test_baselines.py``.
     """
@@ -151,9 +152,13 @@ def cat_bon_advantages(
 
     .. math:: A_i = N q_i^{N-1} (R_i - \bar R), \quad q_i = \frac{\#\{j : R_j < R_i\}}{m - 1}
 
-    Source: Compute Aligned Training, arXiv 2604.24957. A tied rollout does not count as smaller; which convention
-    the paper has for ties is not verified. Not monotone: a rollout below the mean is pushed down the more the
-    higher it ranks.
+    Source: Compute Aligned Training, arXiv 2604.24957; compared with the authors' code
+    (github.com/adamoosya/compute-aligned-training), not with the text. The weight :math:`N q^{N-1}` and the ties
+    (an equal reward does not count as smaller) are theirs. Theirs differs in three points: q is smoothed to
+    (smaller + 1) / (m + 1), which for N far beyond m leaves even the best rollout little weight
+    (:math:`N (m / (m + 1))^{N-1}` where here it is N); the deviation is divided by the group standard deviation
+    (``scale="group"``); and the result is not centred (``center=False``), while their presets divide the weights
+    by their mean over the batch. Not monotone: a rollout below the mean is pushed down the more the higher it ranks.
 
     Args:
         rewards: (P, m) float; higher is better; NaN marks a missing one.

@@ -113,7 +113,8 @@ def max_at_k_advantages(
         |I'| = k - 1] \right)
 
     over uniform subsets I, I' of the group. Source: PKPO, arXiv 2505.15201 ("sloo_minus_one"); the first term is
-    max@k of arXiv 2510.23393. k = 1: the rewards themselves. k = m: the best rollout gets m times its lead.
+    max@k of arXiv 2510.23393 (its equation 9). Both sum over the group where this averages: m times theirs.
+    k = 1: the rewards themselves. k = m: the best rollout gets m times its lead.
 
     Args:
         rewards: (P, m) float; higher is better; NaN marks a missing one.
@@ -229,8 +230,9 @@ def order_stat_advantages(
 
     .. math:: A_i = K \left( E[L(I) \mid i \in I] - E[L(I) \mid i \notin I] \right)
 
-    Source: OrderGrad, arXiv 2606.06096. The formula is centred by itself; ``center`` is accepted for the common
-    contract. Nondecreasing in the reward where no weight is negative.
+    Source: OrderGrad, arXiv 2606.06096; agrees with the authors' code (github.com/paavo5/ordergrad), which leaves
+    the factor K to its caller. The formula is centred by itself; ``center`` is accepted for the common contract.
+    Nondecreasing in the reward where no weight is negative.
 
     Args:
         rewards: (P, m) float; higher is better; NaN marks a missing one.
@@ -273,8 +275,9 @@ def bon_max_second_advantages(
 
     .. math:: A_{(m)} = R_{(m)} - R_{(m-1)}, \quad A_{(i)} = 0 \quad (i < m)
 
-    before centring. Source: arXiv 2503.19595; verl's ``grpo_passk``. It is :func:`tea.max_at_k_advantages` at
-    k = m divided by m: the best-of-m gradient.
+    before centring; zeros where two share the best reward. Source: arXiv 2503.19595, as in verl's ``grpo_passk``,
+    which does not centre and by default divides by the group standard deviation. It is
+    :func:`tea.max_at_k_advantages` at k = m divided by m: the best-of-m gradient.
 
     Args:
         rewards: (P, m) float; higher is better; NaN marks a missing one.
@@ -311,9 +314,10 @@ def tail_rl_advantages(
     .. math:: A_{(i)} = w_i - \bar w, \quad w_i = w_{i-1} + \frac{R_{(i)} - R_{(i-1)}}{m - i + 1}
 
     Up to the factor m the plug-in gradient of :math:`\int \log P(R \ge t) \, dt`: a maximum likelihood of
-    exceeding every threshold. Source: TailRL, arXiv 2609.02987, by way of a secondary source: not compared with
-    the authors' code. The formula is centred by itself; ``center`` is accepted for the common contract.
-    Arguments, result and errors as in :func:`bon_max_second_advantages`.
+    exceeding every threshold. Source: TailRL, arXiv 2609.02987; compared with the authors' code
+    (github.com/Zanette-Labs/TailRL), not with the text. This is the form of their GUI experiment; their README and
+    reference implementations multiply it by m. The formula is centred by itself; ``center`` is accepted for the
+    common contract. Arguments, result and errors as in :func:`bon_max_second_advantages`.
 
     Checked by ``tests/estimators/test_order.py``, against finite differences of that integral.
     """
