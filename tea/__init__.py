@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tea.bestofn import best_of_n_curve as best_of_n_curve
     from tea.estimators import Estimator as Estimator
     from tea.estimators import EstimatorSpec as EstimatorSpec
+    from tea.estimators import RewardMemory as RewardMemory
     from tea.estimators import TailStatistics as TailStatistics
+    from tea.estimators import advantages_with_memory as advantages_with_memory
     from tea.estimators import bon_max_mean_advantages as bon_max_mean_advantages
     from tea.estimators import bon_max_second_advantages as bon_max_second_advantages
     from tea.estimators import cat_bon_advantages as cat_bon_advantages
@@ -47,7 +49,9 @@ _HOME = {
         (
             "Estimator",
             "EstimatorSpec",
+            "RewardMemory",
             "TailStatistics",
+            "advantages_with_memory",
             "bon_max_mean_advantages",
             "bon_max_second_advantages",
             "cat_bon_advantages",

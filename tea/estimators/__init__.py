@@ -30,6 +30,7 @@ from tea.estimators.group import (
     normalize_advantages,
 )
 from tea.estimators.ladder import ladder_advantages
+from tea.estimators.memory import RewardMemory, advantages_with_memory
 from tea.estimators.normal import expected_max_normal
 from tea.estimators.order import (
     bon_max_second_advantages,
@@ -47,7 +48,9 @@ from tea.estimators.tail import TailStatistics, tail_statistics, tea_advantages
 __all__ = [
     "Estimator",
     "EstimatorSpec",
+    "RewardMemory",
     "TailStatistics",
+    "advantages_with_memory",
     "bon_max_mean_advantages",
     "bon_max_second_advantages",
     "cat_bon_advantages",
@@ -88,6 +91,7 @@ class EstimatorSpec:
         own_scale: Whether it comes at a step size of its own that a trainer leaves alone (what aims at the mean
             of one response), rather than one that depends on N, k or alpha.
         monotone_in_training: Whether a trainer projects it by default.
+        no_memory: Why remembered rewards (:class:`RewardMemory`) are no use to it; None: they are.
     """
 
     name: str
@@ -97,6 +101,7 @@ class EstimatorSpec:
     gaussian_tail: bool = False
     own_scale: bool = False
     monotone_in_training: bool = False
+    no_memory: str | None = None
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -107,6 +112,8 @@ class EstimatorSpec:
     def __str__(self) -> str:
         return f"{self.name}: {self.summary} [{self.source}]"
 
+
+_COMPARES_WITH_THE_MEAN = "it compares with the mean of the current rollouts, whatever other rewards there are"
 
 _TEA_PAPER = "Li, Qian, Mou 2026, arXiv 2605.10716"
 
@@ -128,6 +135,7 @@ _REGISTRY: dict[str, EstimatorSpec] = {
             _TEA_PAPER,
             gaussian_tail=True,
             monotone_in_training=True,
+            no_memory="it goes by the order in which the rollouts were sampled; use tea or max_at_k",
         ),
         EstimatorSpec(
             "ladder",
@@ -155,12 +163,23 @@ _REGISTRY: dict[str, EstimatorSpec] = {
             "reward minus group mean, over group standard deviation",
             "arXiv 2402.03300, as in TRL",
             own_scale=True,
+            no_memory=_COMPARES_WITH_THE_MEAN,
         ),
         EstimatorSpec(
-            "rloo", rloo_advantages, "reward minus the mean of the others", "arXiv 2402.14740", own_scale=True
+            "rloo",
+            rloo_advantages,
+            "reward minus the mean of the others",
+            "arXiv 2402.14740",
+            own_scale=True,
+            no_memory=_COMPARES_WITH_THE_MEAN,
         ),
         EstimatorSpec(
-            "dr_grpo", dr_grpo_advantages, "reward minus group mean", "Dr. GRPO, arXiv 2503.20783", own_scale=True
+            "dr_grpo",
+            dr_grpo_advantages,
+            "reward minus group mean",
+            "Dr. GRPO, arXiv 2503.20783",
+            own_scale=True,
+            no_memory=_COMPARES_WITH_THE_MEAN,
         ),
         EstimatorSpec(
             "order_stat",
