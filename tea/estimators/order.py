@@ -35,7 +35,10 @@ def max_at_k_spacing_weights(m: int, k: int) -> list[float]:
     = \frac{k}{\binom{m-1}{k-1}} \sum_{j<i} \binom{j-1}{k-2} (g_{(i)} - g_{(j)})`: a subset counts when i is its
     best and j the best of the others. k = 1 has no others to compare with: A_i is the reward itself.
     """
-    return [k * math.exp(log_binomial(i - 1, k - 1) - log_binomial(m - 1, k - 1)) for i in range(1, m + 1)]
+    # From d_m = k downwards by d_i / d_(i+1) = (i - k + 1) / i: no factorial to overflow, no logarithm to lose digits.
+    i = np.arange(1, m)
+    shrink = np.clip(i - k + 1, 0, None) / i
+    return (k * np.append(np.cumprod(shrink[::-1])[::-1], 1.0)).tolist()
 
 
 def spacing_advantages(
@@ -84,7 +87,8 @@ def check_k(k: int, num_generations: int | None = None) -> None:
     if num_generations is not None and k > num_generations:
         raise ValueError(
             f"k must be at most the number of generations per prompt ({num_generations}), got {k}; "
-            "for best-of-N beyond the group use tea, prefix_tea or ladder with target_n"
+            "for best-of-N beyond the group use tea, prefix_tea or ladder with target_n, or remember rewards "
+            "(tea.RewardMemory)"
         )
 
 

@@ -1,13 +1,14 @@
 """max@k and L-statistics against all subsets, TailRL against the integral that it differentiates."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 import tea
-from tea.estimators.order import log_binomial
+from tea.estimators.order import log_binomial, max_at_k_spacing_weights
 from tests.reference import estimators as reference
 
 F64 = torch.float64
@@ -24,6 +25,18 @@ def test_all_subsets(m, k):
         # Uncentred, the advantage of the worst is 0 by the formula for k >= 2, and the reward itself for k = 1.
         assert raw[p].tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12 * 20)
         assert centred[p].tolist() == pytest.approx(reference.centred(expected), rel=1e-11, abs=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("m", "k"), [(1, 1), (2, 1), (5, 3), (128, 112), (512, 2), (512, 128), (512, 512), (1100, 550)]
+)
+def test_spacing_weights_against_exact_binomials(m, k):
+    weights = max_at_k_spacing_weights(m, k)
+    assert len(weights) == m
+    for i, weight in enumerate(weights, start=1):
+        exact = Fraction(k * math.comb(i - 1, k - 1), math.comb(m - 1, k - 1))
+        # What is smaller than the smallest float with all its digits counts for nothing.
+        assert abs(Fraction(weight) - exact) <= exact * Fraction(1e-13) + Fraction(1e-300)
 
 
 def test_masked_groups_are_groups_of_their_own_size():
