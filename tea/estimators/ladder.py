@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -14,8 +15,14 @@ from tea.estimators.group import check_target_n
 from tea.estimators.order import check_rungs, max_at_k_spacing_weights, spacing_advantages
 
 
-def default_rungs(num_generations: int) -> tuple[int, int]:
-    """Two rungs, (m/4, m): the lower one plays the part of 1 / tail fraction; (2, m) below m = 12, (1, 2) at 2."""
+def default_rungs(num_generations: int, target_n: float = math.inf) -> tuple[int, int]:
+    """Two rungs, (m/4, m): the lower one plays the part of 1 / tail fraction; (2, m) below m = 12, (1, 2) at 2.
+
+    With N within the group there is nothing to extrapolate: the integers on either side of N, hence max@N itself.
+    """
+    if target_n <= num_generations:
+        low = min(math.floor(target_n), num_generations - 1)
+        return low, low + 1
     return max(num_generations // 4, min(2, num_generations - 1)), num_generations
 
 
@@ -93,9 +100,9 @@ def _ladder_table(m: int, target_n: float, rungs: tuple[int, ...] | None) -> lis
     """Per number of valid rollouts 0 .. m, the weights d_1 .. d_m of every member of the bank, one after the other."""
     table: list[list[float]] = [[0.0] * (m * BANK_SIZE), ([1.0] + [0.0] * (m - 1)) * BANK_SIZE]
     for count in range(2, m + 1):
-        steps = default_rungs(count) if rungs is None else tuple(k for k in rungs if k <= count)
+        steps = () if rungs is None else tuple(k for k in rungs if k <= count)
         if len(steps) < 2:
-            steps = default_rungs(count)
+            steps = default_rungs(count, target_n)
         beta = np.array([ladder_coefficients(target_n, steps, count, member) for member in range(BANK_SIZE)])
         weights = np.array([max_at_k_spacing_weights(count, k) for k in steps])
         table.append(np.pad(beta @ weights, ((0, 0), (0, m - count))).ravel().tolist())
@@ -128,9 +135,10 @@ def ladder_advantages(
         rewards: (P, m) float; higher is better; NaN marks a missing one.
         target_n: N, samples per prompt at deployment, >= 1.
         rungs: At least two increasing k's, 1 <= k <= m; with more than two, the best linear unbiased combination
-            against a Gaussian. Default (m/4, m), (2, m) below m = 12. A prompt with fewer valid rollouts uses the
-            rungs within them, or its own default where fewer than two are. Rung 1 is best left out: its
-            baseline is the centring alone, which biases it by 1/m of its coefficient.
+            against a Gaussian. Default (m/4, m), (2, m) below m = 12; for N <= m max@N alone, which needs no
+            extrapolation. A prompt with fewer valid rollouts uses the rungs within them, or its own default where
+            fewer than two are. Rung 1 is best left out: its baseline is the centring alone, which biases it by 1/m
+            of its coefficient.
         tail: Family of the upper tail, whose expected maxima take the place of c_k: "gaussian", "exponential", "gpd"
             or "auto", see :mod:`tea.estimators.families`.
         mask: (P, m) bool, True where the rollout counts.

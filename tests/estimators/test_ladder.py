@@ -14,6 +14,7 @@ F64 = torch.float64
 
 
 def test_default_rungs():
+    assert [default_rungs(16, n) for n in (1, 2, 7.5, 16, 17)] == [(1, 2), (2, 3), (7, 8), (15, 16), (4, 16)]
     assert [default_rungs(m) for m in (2, 3, 8, 12, 16, 64)] == [(1, 2), (2, 3), (2, 8), (3, 12), (4, 16), (16, 64)]
 
 
@@ -146,3 +147,18 @@ def test_fewer_valid_rollouts_than_a_rung():
 def test_bad_rungs(rungs, message):
     with pytest.raises(ValueError, match=message):
         tea.ladder_advantages(torch.zeros(2, 16), 128, rungs)
+
+
+@pytest.mark.parametrize("target_n", [2, 4, 15, 16])
+@pytest.mark.parametrize("tail", ["gaussian", "gpd"])
+def test_within_the_group_it_is_max_at_n(target_n, tail):
+    generator = torch.Generator().manual_seed(3)
+    rewards = torch.randn(5, 16, generator=generator, dtype=torch.float64).exp()
+    rewards[0, 12:] = torch.nan  # 12 valid ones: from 12 on it extrapolates by itself
+    found = tea.ladder_advantages(rewards, target_n, tail=tail)
+    expected = tea.max_at_k_advantages(rewards, target_n)
+    torch.testing.assert_close(found[1:], expected[1:], rtol=1e-9, atol=1e-9)
+    if target_n <= 12:
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-9)
+    else:
+        assert not torch.allclose(found[0], expected[0])
