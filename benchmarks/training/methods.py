@@ -1,0 +1,164 @@
+"""What is compared: every row of the tables, as an estimator with its options for m rollouts and a target N."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.training.loop import Advantages
+from tea.estimators import get_estimator, get_estimator_spec, normalize_advantages
+from tea.estimators.group import BinaryRewardsWarning
+from tea.estimators.memory import RewardMemory, advantages_with_memory
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row.
+
+    Attributes:
+        name: As on the command line and in the JSON.
+        estimator: Name in tea's registry.
+        options: (m, N) to the options of the estimator; what they leave out is as `AdvantageTrainer` sets it.
+        ours: Whether the estimator, or what is done with it, is ours.
+        memory: (m, N) to the number of past rewards to remember for each prompt.
+        binary_only: Only for tasks with 0/1 rewards.
+        why: What an ablation varies; empty for the methods of the main table.
+        settings: What it changes in :class:`benchmarks.training.loop.Settings`.
+        normalize: Divide by the root mean square over the batch; None: as `AdvantageTrainer` does.
+    """
+
+    name: str
+    estimator: str
+    options: Callable[[int, int], Options] = lambda m, n: {}
+    ours: bool = False
+    memory: Callable[[int, int], int] = lambda m, n: 0
+    binary_only: bool = False
+    why: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    normalize: bool | None = None
+
+    def advantages(self, num_generations: int, target_n: int) -> Advantages:
+        """A new function from (rewards (P, m), prompt index (P,)) to advantages (P, m), as the trainer gives them."""
+        spec = get_estimator_spec(self.estimator)
+        bound = dict(self.options(num_generations, target_n))
+        shared = {"target_n": target_n, "monotone": spec.monotone_in_training, "scale": "group"}
+        bound = {**{key: value for key, value in shared.items() if key in spec.parameters}, **bound}
+        estimator = get_estimator(self.estimator, **bound)
+        normalize = not spec.own_scale if self.normalize is None else self.normalize
+        size = self.memory(num_generations, target_n)
+        memory = RewardMemory(size) if size else None
+
+        def of(rewards: Tensor, index: Tensor) -> Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", BinaryRewardsWarning)
+                if memory is None:
+                    advantages = estimator(rewards)
+                else:
+                    keys = index.tolist()
+                    advantages = advantages_with_memory(estimator, rewards, memory.recall(keys))
+                    memory.update(keys, rewards)
+            return normalize_advantages(advantages) if normalize else advantages
+
+        return of
+
+
+def _top(m: int, n: int) -> Options:
+    """OrderGrad's mean of the top quarter of m / 2."""
+    size = max(m // 2, 2)
+    top = max(size // 4, 1)
+    return {"rank_weights": [1.0 / top] * top + [0.0] * (size - top)}
+
+
+def _beyond(m: int, n: int) -> int:
+    """So many that the group and its past make N."""
+    return max(n - m, 0)
+
+
+_MAIN = [
+    Method("grpo", "grpo"),
+    Method("max_at_2", "max_at_k", lambda m, n: {"k": 2}),
+    Method("max_at_4", "max_at_k", lambda m, n: {"k": 4}),
+    Method("max_at_m/2", "max_at_k", lambda m, n: {"k": m // 2}),
+    Method("max_at_m", "max_at_k", lambda m, n: {"k": m}),
+    Method("order_stat", "order_stat", _top),
+    Method("bon_max_mean", "bon_max_mean"),
+    Method("bon_max_second", "bon_max_second"),
+    Method("cat_bon", "cat_bon"),
+    Method("rs_grpo", "rs_grpo"),
+    Method("tail_rl", "tail_rl"),
+    Method("tea_published", "tea", lambda m, n: {"monotone": False}),
+    Method("prefix_tea_published", "prefix_tea", lambda m, n: {"monotone": False}),
+    Method("tea", "tea", ours=True),
+    Method("ladder", "ladder", ours=True),
+    Method("pass_at_n", "pass_at_n", ours=True, binary_only=True),
+    Method("max_at_n_memory", "max_at_k", lambda m, n: {"k": max(m, n)}, ours=True, memory=_beyond),
+    Method("ladder_memory", "ladder", ours=True, memory=_beyond),
+    Method("tea_memory", "tea", ours=True, memory=_beyond),
+]
+
+
+def _memory(size: int) -> Callable[[int, int], int]:
+    return lambda m, n: size
+
+
+def _ladder(why: str, name: str, size: int | None = None, settings: Options | None = None, **options: Any) -> Method:
+    return Method(
+        f"ladder_memory, {name}",
+        "ladder",
+        lambda m, n: options,
+        ours=True,
+        memory=_beyond if size is None else _memory(size),
+        why=why,
+        settings=settings or {},
+    )
+
+
+_ABLATIONS = [
+    _ladder("projection", "unprojected", monotone=False),
+    Method("ladder, unprojected", "ladder", lambda m, n: {"monotone": False}, ours=True, why="projection"),
+    Method("prefix_tea, projected", "prefix_tea", ours=True, why="projection"),
+    *(
+        Method(f"tea, fraction {share}", "tea", lambda m, n, share=share: {"tail_fraction": share}, why="tail fraction")
+        for share in (0.125, 0.5, 1.0)
+    ),
+    Method(
+        "tea, tail auto", "tea", lambda m, n: {"tail": "auto", "tail_fraction": "auto"}, ours=True, why="tail family"
+    ),
+    _ladder("tail family", "tail auto", tail="auto"),
+    Method("max_at_m, unscaled", "max_at_k", lambda m, n: {"k": m, "scale": "none"}, why="scale"),
+    _ladder("scale", "unscaled", scale="none"),
+    Method("bon_max_second, over its own std", "bon_max_second", normalize=False, why="scale"),
+    _ladder("centring", "uncentred", center=False),
+    *(
+        Method(f"prefix_tea, order {k}", "prefix_tea", lambda m, n, k=k: {"order": k, "monotone": False}, why="order")
+        for k in (1, 3)
+    ),
+    _ladder("rungs", "rungs 2 and 4", rungs=(2, 4)),
+    _ladder("rungs", "rungs 4, 16", rungs=(4, 16)),
+    _ladder("rungs", "rungs 16, 64", rungs=(16, 64)),
+    *(_ladder("target_n", f"target_n {target}", target_n=target, size=112) for target in (16, 32, 64, 512)),
+    *(_ladder("memory", f"{size} remembered", size=size) for size in (16, 48)),
+    *(
+        Method(
+            f"{name}, {label}", estimator, options, ours=ours, memory=memory, why="KL and clipping", settings=settings
+        )
+        for name, estimator, options, ours, memory in (
+            ("grpo", "grpo", lambda m, n: {}, False, _memory(0)),
+            ("max_at_m", "max_at_k", lambda m, n: {"k": m}, False, _memory(0)),
+            ("ladder_memory", "ladder", lambda m, n: {}, True, _beyond),
+        )
+        for label, settings in (("KL 0.05", {"beta": 0.05}), ("2 iterations, clipped", {"num_iterations": 2}))
+    ),
+]
+
+METHODS: dict[str, Method] = {method.name: method for method in _MAIN + _ABLATIONS}
+MAIN = [method.name for method in _MAIN]
+ABLATIONS = [method.name for method in _ABLATIONS]
+PEERS = [method.name for method in _MAIN if not method.ours]
+OURS = [method.name for method in _MAIN if method.ours]

@@ -1,0 +1,311 @@
+"""Tasks x methods x (m, N) x seeds, one process per core, resumable.
+
+    python -m benchmarks.training.run                       # every plan; hours on two cores
+    python -m benchmarks.training.run main --tasks survey   # a plan, or part of it
+    python -m benchmarks.training.run --quick               # the main plan at reduced size: `make bench-quick`
+
+A run is a JSON row appended to results/rows.jsonl; a run whose row is there is not repeated, so that a command that was
+interrupted goes on where it was. The learning rate of each method on each task is chosen on seed 0, which is not
+reported, from the same grid for all: the one with the highest best-of-N on the held-out prompts of that seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.record import environment
+from benchmarks.training.loop import Settings, run
+from benchmarks.training.methods import ABLATIONS, MAIN, METHODS
+from benchmarks.training.policy import base_policy
+from benchmarks.training.task import tasks
+
+ROWS = Path(__file__).resolve().parent / "results" / "rows.jsonl"
+ROLLOUTS = 256  # per update, wherever the number of rollouts is the same for all
+M, N = 16, 128
+PROMPTS = ROLLOUTS // M
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+VALIDATION_SEED = 0
+SEEDS = (1, 2, 3, 4, 5)
+QUICK_METHODS = ("grpo", "max_at_m", "bon_max_second", "tea", "ladder_memory")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        plan: What it was asked for by; not part of its identity.
+        task: Name of the task.
+        method: Name of the method, or "base" for the base model, or "oracle" for max@N with m = N rollouts.
+        m: Rollouts per prompt.
+        n: The N that is trained for.
+        prompts: Prompts per update.
+        updates: Policy updates.
+        seed: Of the task's tables, the base model, the order of the prompts and the sampling.
+        learning_rate: None until it is chosen.
+    """
+
+    plan: str
+    task: str
+    method: str
+    m: int
+    n: int
+    prompts: int
+    updates: int
+    seed: int
+    learning_rate: float | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes it the same run."""
+        return tuple(value for name, value in asdict(self).items() if name != "plan")
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """:attr:`Cell.key` of a stored row."""
+    return tuple(row[name] for name in Cell.__dataclass_fields__ if name != "plan")
+
+
+def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
+    """The stored rows; a last line that was cut off by a crash is left out."""
+    if not path.is_file():
+        return []
+    # What does not end in a newline is not finished.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a line, on disk when this returns; completes a line that a crash has cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                content = path.read_bytes()
+                file.truncate(content.rfind(b"\n") + 1)
+        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def execute(cell: Cell) -> dict[str, Any]:
+    """The result of a cell, in this process."""
+    torch.set_num_threads(1)
+    if cell.method == "base":
+        return run(tasks()[cell.task], None, Settings(2, 1, 1, 0.0), cell.seed)
+    method = METHODS["max_at_m" if cell.method == "oracle" else cell.method]
+    assert cell.learning_rate is not None
+    settings = Settings(cell.m, cell.prompts, cell.updates, cell.learning_rate, **method.settings)
+    return run(tasks()[cell.task], method.advantages(cell.m, cell.n), settings, cell.seed)
+
+
+def prepare(task: str, seed: int) -> None:
+    """Pre-train and cache a base model."""
+    torch.set_num_threads(1)
+    base_policy(tasks()[task], seed)
+
+
+def applicable(method: str, task: str) -> bool:
+    """Whether the method makes sense on the task."""
+    return not METHODS[method].binary_only or tasks()[task].reward_kind == "0/1"
+
+
+# --- Plans: what to run, without learning rates. ---
+
+
+def _cell(plan: str, task: str, method: str, seed: int, m: int = M, n: int = N, prompts: int | None = None) -> Cell:
+    updates = tasks()[task].updates
+    return Cell(plan, task, method, m, n, ROLLOUTS // m if prompts is None else prompts, updates, seed)
+
+
+def plan_main(names: list[str], seeds: Iterable[int]) -> list[Cell]:
+    """Every method at m = 16, N = 128, and the base model."""
+    methods = [*MAIN]
+    cells = [Cell("main", task, "base", 0, 0, 0, 0, seed) for task in names for seed in seeds]
+    return cells + [
+        _cell("main", task, method, seed)
+        for seed in seeds
+        for task in names
+        for method in methods
+        if applicable(method, task)
+    ]
+
+
+def plan_headroom(names: list[str], seeds: Iterable[int]) -> list[Cell]:
+    """The oracle, max@N with m = N rollouts for each of as many prompts as max@16 gets; max@m with 16 and with 4."""
+    cells = []
+    for seed in list(seeds)[:3]:
+        for task in names:
+            cells.append(_cell("headroom", task, "oracle", seed, m=N, prompts=PROMPTS))
+            cells.append(_cell("headroom", task, "max_at_m", seed, m=4, prompts=PROMPTS))
+            cells.append(_cell("headroom", task, "max_at_m", seed))
+    return cells
+
+
+MISMATCH = ((4, 128), (8, 128), (16, 128), (16, 512), (64, 512))
+MISMATCH_METHODS = ("grpo", "max_at_m", "tea", "ladder", "ladder_memory")
+
+
+def plan_mismatch(names: list[str], seeds: Iterable[int]) -> list[Cell]:
+    """max@k, which ends at k = m, against what extrapolates, at the same total number of rollouts."""
+    return [
+        _cell("mismatch", task, method, seed, m=m, n=n)
+        for seed in seeds
+        for task in names
+        for m, n in MISMATCH
+        for method in MISMATCH_METHODS
+    ]
+
+
+EFFICIENCY = {"grpo": (4, 16, 64, 128), "max_at_m": (4, 16, 32, 64, 128), "ladder_memory": (4, 8, 16)}
+
+
+def plan_efficiency(names: list[str], seeds: Iterable[int]) -> list[Cell]:
+    """More and more rollouts for each of the same prompts."""
+    return [
+        _cell("efficiency", task, method, seed, m=m, prompts=PROMPTS)
+        for seed in list(seeds)[:3]
+        for task in names
+        for method, sizes in EFFICIENCY.items()
+        for m in sizes
+    ]
+
+
+def plan_ablations(names: list[str], seeds: Iterable[int]) -> list[Cell]:
+    """One thing changed at a time."""
+    return [
+        _cell("ablations", task, method, seed) for seed in list(seeds)[:3] for task in names for method in ABLATIONS
+    ]
+
+
+PLANS: dict[str, Callable[[list[str], Iterable[int]], list[Cell]]] = {
+    "main": plan_main,
+    "headroom": plan_headroom,
+    "mismatch": plan_mismatch,
+    "ablations": plan_ablations,
+    "efficiency": plan_efficiency,
+}
+
+
+def tuned_as(cell: Cell) -> str:
+    """The method whose learning rate a cell takes: its own in the main table, else its parent's there."""
+    name = "max_at_m" if cell.method == "oracle" else cell.method
+    if name in MAIN:
+        return name
+    parent = name.split(", ")[0]
+    return f"{parent}_published" if parent == "prefix_tea" else parent
+
+
+def tuning_cells(cells: list[Cell], rates: Iterable[float]) -> list[Cell]:
+    """The runs that choose the learning rates: (m, N) = (16, 128), at the validation seed."""
+    wanted = {(cell.task, tuned_as(cell), cell.updates) for cell in cells if cell.method != "base"}
+    return [
+        Cell("tuning", task, method, M, N, PROMPTS, updates, VALIDATION_SEED, rate)
+        for task, method, updates in sorted(wanted)
+        for rate in rates
+    ]
+
+
+def chosen_rates(rows: list[dict[str, Any]], rates: Iterable[float]) -> dict[tuple[str, str, int], float]:
+    """(task, method, updates) to the learning rate with the highest best-of-N at the validation seed."""
+    found: dict[tuple[str, str, int], tuple[float, float]] = {}
+    for row in rows:
+        if row["seed"] == VALIDATION_SEED and row["learning_rate"] in rates and (row["m"], row["n"]) == (M, N):
+            name = (row["task"], row["method"], row["updates"])
+            found[name] = max(found.get(name, (-float("inf"), 0.0)), (row["curve"][str(N)], row["learning_rate"]))
+    return {name: rate for name, (_, rate) in found.items()}
+
+
+# --- Running them. ---
+
+
+def run_cells(cells: list[Cell], path: Path, workers: int, what: str, deadline: float | None = None) -> None:
+    """Run those whose rows are not there yet."""
+    done = {key_of(row) for row in read_rows(path)}
+    todo = list({cell.key: cell for cell in cells if cell.key not in done}.values())
+    if not todo:
+        return
+    found = environment()
+    common = {**found, "command": shlex.join(["python", "-m", "benchmarks.training.run", *sys.argv[1:]])}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        bases = sorted({(cell.task, cell.seed) for cell in todo}, key=lambda pair: (pair[1], pair[0]))
+        list(tqdm(pool.map(prepare, *zip(*bases, strict=True)), total=len(bases), desc=f"{what}: base models"))
+        queue = iter(todo)
+        running: dict[Any, Cell] = {}
+        with tqdm(total=len(todo), desc=what, smoothing=0.05) as bar:
+            while True:
+                while len(running) < workers and (deadline is None or time.time() < deadline):
+                    cell = next(queue, None)
+                    if cell is None:
+                        break
+                    running[pool.submit(execute, cell)] = cell
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
+                    row = {**asdict(cell), **future.result(), **common, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+                    append_row(path, row)
+                    bar.update()
+
+
+def main() -> None:
+    """The command."""
+    known = tasks()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"of {', '.join(PLANS)}; default: all")
+    parser.add_argument("--tasks", nargs="+", choices=sorted(known), default=sorted(known))
+    parser.add_argument("--methods", nargs="+", choices=["base", "oracle", *METHODS], help="default: those of the plan")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--output", type=Path, default=None, help="the JSONL file")
+    parser.add_argument("--quick", action="store_true", help="five methods, 40 updates, two seeds, one learning rate")
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes; resume later")
+    arguments = parser.parse_args()
+    unknown = [plan for plan in arguments.plans if plan not in PLANS]
+    if unknown:
+        parser.error(f"unknown plan {unknown[0]!r}, known are {', '.join(PLANS)}")
+    if VALIDATION_SEED in arguments.seeds:
+        parser.error(f"--seeds: {VALIDATION_SEED} is the seed that learning rates are chosen on")
+    path = arguments.output or (ROWS.with_name("quick.jsonl") if arguments.quick else ROWS)
+    deadline = time.time() + 60 * arguments.minutes if arguments.minutes else None
+    for plan in arguments.plans or (["main"] if arguments.quick else list(PLANS)):
+        seeds = arguments.seeds[:2] if arguments.quick else arguments.seeds
+        cells = PLANS[plan](arguments.tasks, seeds)
+        if arguments.methods:
+            cells = [cell for cell in cells if cell.method in arguments.methods]
+        rates: tuple[float, ...] = LEARNING_RATES
+        if arguments.quick:
+            cells = [cell for cell in cells if cell.method in ("base", *QUICK_METHODS)]
+            cells = [replace(cell, updates=min(cell.updates, 40)) for cell in cells]
+            rates = (1e-3,)
+        if len(rates) > 1:
+            run_cells(tuning_cells(cells, rates), path, arguments.workers, "learning rates", deadline)
+        chosen = chosen_rates(read_rows(path), rates)
+        final = []
+        for cell in cells:
+            if cell.method != "base":
+                rate = rates[0] if len(rates) == 1 else chosen.get((cell.task, tuned_as(cell), cell.updates))
+                if rate is None:  # out of time
+                    continue
+                cell = replace(cell, learning_rate=rate)
+            final.append(cell)
+        run_cells(final, path, arguments.workers, plan, deadline)
+
+
+if __name__ == "__main__":
+    main()
