@@ -16,6 +16,7 @@ from tea.estimators.group import (
     finalize,
     group_mean,
     scatter_sorted,
+    sort_groups,
 )
 
 
@@ -179,7 +180,7 @@ def cat_bon_advantages(
     check_target_n(target_n)
     group = as_group(rewards, mask)
     m = rewards.shape[1]
-    values, order = group.filled(torch.inf).sort(dim=1)
+    values, order = sort_groups(group.filled(torch.inf))
     # Where the run of equal rewards begins is how many are smaller.
     begins = torch.where(values[:, 1:] != values[:, :-1], torch.arange(1, m, device=values.device), 0)
     smaller = torch.nn.functional.pad(begins, (1, 0)).cummax(dim=1).values

@@ -24,7 +24,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from tea.estimators.group import Group, by_count, constant, reward_std, tail_count
+from tea.estimators.group import Group, by_count, constant, largest, reward_std, tail_count
 from tea.estimators.normal import expected_max_normal, tail_slope
 
 FAMILIES = ("gaussian", "exponential", "gpd", "auto")
@@ -155,9 +155,8 @@ def spacing_profile(group: Group, tail_fraction: float) -> Profile:
     m = rewards.shape[1]
     table = by_count(constant(_profile_table, m, tail_fraction, dtype=rewards.dtype, device=rewards.device), group)
     k, variance, expected = table[:, :1], table[:, 1:2], table[:, 2:]
-    largest = tail_count(m, tail_fraction, minimum=4)
-    top = group.filled(-torch.inf).topk(largest, dim=1).values
-    j = torch.arange(1, largest, device=rewards.device).to(rewards.dtype)
+    top = largest(group.filled(-torch.inf), tail_count(m, tail_fraction, minimum=4))
+    j = torch.arange(1, top.shape[1], device=rewards.device).to(rewards.dtype)
     spacings = torch.where(j < k, j * (top[:, :-1] - top[:, 1:]), 0.0)
     # A ratio of sums over prompts: the expected profiles are ratios of expectations. Each prompt counts in units of
     # how far its other rewards lie below the tail, which says nothing about the spacings in it; of its standard

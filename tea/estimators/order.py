@@ -18,7 +18,17 @@ from scipy import special
 from torch import Tensor
 
 from tea.estimators.families import BANK_SIZE, combine
-from tea.estimators.group import Table, as_group, by_count, constant, finalize, scatter_sorted, warn_if_binary
+from tea.estimators.group import (
+    Table,
+    as_group,
+    by_count,
+    constant,
+    finalize,
+    largest,
+    scatter_sorted,
+    sort_groups,
+    warn_if_binary,
+)
 
 
 def log_binomial(n: int, k: int) -> float:
@@ -71,8 +81,7 @@ def spacing_advantages(
         by_size = combine(by_size.unflatten(1, (BANK_SIZE, m)), group, tail, 0.5)
     weights = by_count(by_size, group)
     # Invalid ones stand in as copies of the largest: no spacing beyond it.
-    largest = group.filled(-torch.inf).amax(1, keepdim=True)
-    values, order = torch.where(group.valid, group.rewards, largest).sort(dim=1)
+    values, order = sort_groups(group.filled(group.filled(-torch.inf).amax(1, keepdim=True)))
     # Centring takes the constant d_1 g_(1) out again; leaving it out keeps the digits of rewards far from zero.
     base = torch.zeros_like(values[:, :1]) if center else values[:, :1]
     spacings = torch.cat((base, values.diff(dim=1)), dim=1)
@@ -263,10 +272,6 @@ def order_stat_advantages(
     )
 
 
-def _bon_max_second_table(m: int) -> list[list[float]]:
-    return [[float(i == count and count > 1) for i in range(1, m + 1)] for count in range(m + 1)]
-
-
 def bon_max_second_advantages(
     rewards: Tensor,
     *,
@@ -298,7 +303,10 @@ def bon_max_second_advantages(
 
     Checked by ``tests/estimators/test_order.py``.
     """
-    return spacing_advantages(rewards, _bon_max_second_table, mask=mask, monotone=monotone, center=center, scale=scale)
+    group = as_group(rewards, mask)
+    second = largest(group.filled(-torch.inf), 2)[:, 1:]
+    raw = (group.rewards - second).clamp(min=0.0)
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale)
 
 
 def _tail_rl_table(m: int) -> list[list[float]]:

@@ -23,6 +23,7 @@ from tea.estimators.group import (
     check_target_n,
     constant,
     finalize,
+    largest,
     power_of_two_below,
     tail_count,
     warn_if_binary,
@@ -56,7 +57,7 @@ def _upper_tail(group: Group, target_n: float, tail_fraction: float, tail: str) 
     rows = by_count(table, group)
     k, factor = rows[:, :1], rows[:, 1:2]
     slope = combine(rows[:, 2:], group, tail, tail_fraction).unsqueeze(1)
-    top = group.filled(-torch.inf).topk(tail_count(m, tail_fraction), dim=1).values
+    top = largest(group.filled(-torch.inf), tail_count(m, tail_fraction))
     member = torch.arange(top.shape[1], device=top.device) < k
     threshold = top.gather(1, (k - 1).clamp(min=0).long())
     above = torch.where(member, top - threshold, 0.0)
