@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -13,14 +13,16 @@ from torch import Tensor
 
 from tea.estimators.families import BANK_SIZE, check_tail, combine, slope_bank
 from tea.estimators.group import (
-    Group,
     as_group,
     by_count,
     check_tail_fraction,
     check_target_n,
     constant,
     finalize,
+    in_blocks,
     power_of_two_below,
+    scatter_sorted,
+    sort_groups,
     tail_count,
     values_are_readable,
     warn_if_binary,
@@ -126,79 +128,96 @@ def _reach(m: int, tail_fraction: float, prefix_sizes: tuple[int, ...] | None) -
     return reach
 
 
-def _window_variance(own: Tensor, position: Tensor, group: Group) -> Callable[[Tensor], Tensor]:
-    """The function that gives, for a size n (P, 1), the variance of rollouts i+1 .. i+n: (P, m), divisor n - 1."""
-    # Sums over windows are differences of running sums, which float32 would cancel to noise.
-    precise = own.dtype if own.device.type == "mps" else torch.float64
+def _count_up_(x: Tensor) -> Tensor:
+    """``x.cumsum(0)`` in place: log2 steps of whole rows, many times faster on the CPU than torch's own."""
+    length, half = len(x), 1
+    while half < length:
+        whole = length - length % (2 * half)
+        pairs = x[:whole].unflatten(0, (-1, 2, half))
+        pairs[:, 1] += pairs[:, 0, -1:]
+        if whole + half < length:
+            x[whole + half :] += x[whole + half - 1]
+        half *= 2
+    return x
+
+
+def _window_variance(own: Tensor, n: Tensor, count: Tensor) -> Tensor:
+    """Variance of rollouts i+1 .. i+n (mod count), divisor n - 1: (P, J, m), of (P, m), (P, J) and (P, 1)."""
     m = own.shape[1]
-    index = position.long().clamp(max=m - 1)
-    compact = torch.zeros_like(own, dtype=precise).scatter_add(1, index, torch.where(group.valid, own, 0.0).to(precise))
-    compact = compact - compact.sum(1, keepdim=True) / group.count.clamp(min=1)
-    compact = torch.where(torch.arange(m, device=own.device) < group.count, compact, 0.0)
-    first, second = (torch.nn.functional.pad(x.cumsum(1), (1, 0)) for x in (compact, compact**2))
-
-    def window(sums: Tensor, n: Tensor) -> Tensor:
-        end = index + 1 + n
-        wrapped = end > group.count
-        end = torch.where(wrapped, end - group.count, end).clamp(0, m)
-        total = sums.gather(1, end) - sums.gather(1, index + 1)
-        return total + torch.where(wrapped, sums.gather(1, group.count), 0.0)
-
-    def variance(n: Tensor) -> Tensor:
-        size = n.long()
-        mean = window(first, size) / n
-        return ((window(second, size) - n * mean**2).clamp(min=0.0) / (n - 1.0)).to(own.dtype)
-
-    return variance
+    index = torch.arange(2 * m, device=own.device)
+    end = (index[:m] + n.long().unsqueeze(2)).flatten(1)
+    # Differences of running sums, once round and again, which float32 would cancel to noise.
+    precise = own.dtype if own.device.type == "mps" else torch.float64
+    n = n.to(precise).unsqueeze(2)
+    deviation = own.to(precise)
+    deviation = deviation - deviation.sum(1, keepdim=True) / count.clamp(min=1)
+    deviation = deviation.gather(1, torch.where(index < count, index, index - count).clamp_(max=m - 1))
+    total, squares = (
+        running.gather(1, end).unflatten(1, (-1, m)).sub_(running[:, None, :m])
+        for running in (deviation.cumsum(1), deviation.square().cumsum(1))
+    )
+    return (squares.sub_(total.square_().div_(n)).clamp_(min=0.0) / (n - 1.0)).to(own.dtype)
 
 
-# On a CPU the intermediate results of a block of prompts are to stay in the cache: 2.5 times faster at (8192, 64).
-_BLOCK_ELEMENTS = 1 << 19
+def _cross_fitted(height: Tensor, count: Tensor, per_size: Tensor, *, reach: list[int], shrinkage: float) -> Tensor:
+    """The combination over sizes, (P, m), in units of ``height``.
 
+    Args:
+        height: (P, m) rewards in sampling order, in [0, 2); the missing ones last, -inf.
+        count: (P, 1), how many are not missing.
+        per_size: (P, J, 5): n, t, s^2, weight * n / t, slope.
+        reach: For each size, among how many of the best rollouts the tail of every prefix lies.
+        shrinkage: lambda.
+    """
+    dtype, m = height.dtype, height.shape[1]
+    descending, order = sort_groups(-height)
+    own, level = height.clamp(min=0.0), (-descending).clamp_(min=0.0)
+    index = torch.arange(m, device=height.device).unsqueeze(0)
+    absent = 2 * m - 1  # no window reaches that far
+    place = torch.where(index < count, order, absent)[:, : max(reach)]
+    prior = _window_variance(own, per_size[:, :, 0], count).transpose(0, 1) if shrinkage > 0 else None
+    constants = per_size.permute(2, 1, 0).unsqueeze(3)  # (5, J, P, 1)
+    # In eager mode on the CPU, ranks first and prompts last: a sum over ranks is then a sum of vectors, of several
+    # prompts at a time. Counts are there in the narrowest integers, of which a vector operation takes most. Elsewhere,
+    # prompts first; counts are floats, which need no conversion.
+    turned, small = values_are_readable(height), dtype
+    if turned:
+        small = next(kind for kind in (torch.int8, torch.int16, torch.int32) if absent <= torch.iinfo(kind).max)
+        own, level, place, count, index = (x.t().contiguous() for x in (own, level, place, count, index))
+        constants = constants.transpose(2, 3).contiguous()
+        prior = None if prior is None else prior.transpose(1, 2)
+    axis, ranks = (0, 0) if turned else (1, 2)  # of the ranks, among two dimensions and among three
 
-def _cross_fitted(group: Group, per_size: Tensor, reach: list[int], shrinkage: float) -> Tensor:
-    """The combination over sizes, (P, m); ``per_size`` is (P, J, 5, 1): n, t, s^2, weight * n / t, slope."""
-    dtype, m = group.rewards.dtype, group.rewards.shape[1]
-    # Position in sampling order among the valid rollouts, which come first. Counts are kept as floats here: they are
-    # exact, and clamped differences of them are several times faster than comparisons, masks and integer sums.
-    position = torch.where(group.valid, group.valid.cumsum(1) - 1, m).to(dtype)
-    floor = group.filled(torch.inf).amin(1, keepdim=True)
-    height = group.filled(-torch.inf) - floor
-    unit = power_of_two_below(height.amax(1, keepdim=True).clamp(min=0.0))
-    height = height / unit  # in [0, 2), -inf where invalid
-    ranked, rank_order = height.sort(dim=1, descending=True)
-    level = ranked[:, : max(reach)].clamp(min=0.0).unsqueeze(1)
-    ranked_position = position.gather(1, rank_order[:, : max(reach)])
-    # (P, i, a): how many places after rollout i the a-th best one was sampled; rollout i itself is the last.
-    offset = ranked_position.unsqueeze(1) - position.unsqueeze(2) - 1
-    offset = offset + (-offset).clamp(0.0, 1.0) * group.count.unsqueeze(2)
-    offset = offset + m * (ranked_position - (m - 1.0)).clamp(min=0.0).unsqueeze(1)
+    # (a, i, P) or (P, i, a): how many places after rollout i the a-th best one was sampled; i itself is the last.
+    offset = place.to(small).unsqueeze(1) - (index + 1).to(small).unsqueeze(ranks)
+    # Compared with a tensor, because torch compares with a number element by element.
+    passed = (offset < torch.zeros_like(count, dtype=small).unsqueeze(ranks)).to(small)
+    offset += passed * count.to(small).unsqueeze(ranks)
 
-    own = height.clamp(min=0.0)
-    window_variance = _window_variance(own, position, group) if shrinkage > 0 else None
-    combined = torch.zeros_like(height)
-    # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
-    negligible = (8.0 * torch.finfo(dtype).eps) ** 2
-    columns = zip(reach, (size.unbind(1) for size in per_size.unbind(1)), strict=True)
-    for columns_needed, (n, t, tail_variance, factor, slope) in columns:
-        candidates = level[:, :, :columns_needed]
-        member = (n.unsqueeze(2) - offset[:, :, :columns_needed]).clamp_(0.0, 1.0)
+    n, t, tail_variance, factor, slope = constants
+    tails = []
+    for columns, size, tail_size in zip(reach, n.to(small), t.to(small), strict=True):
+        member = (offset.narrow(ranks, 0, columns) < size.unsqueeze(ranks)).to(small)
+        above = member.to(dtype) * level.narrow(axis, 0, columns).unsqueeze(1)
         # The t-th member stands where t - 1 have been counted; what is above it is the rest of the tail.
-        last = (t.unsqueeze(2) - member.cumsum(2)).clamp_(0.0, 1.0).sum(2).long().clamp(max=columns_needed - 1)
-        threshold = level[:, 0].gather(1, last)
-        above = (candidates - threshold.unsqueeze(2)).clamp_(min=0.0).mul_(member)
-        excess = above.sum(2) / t
-        # The smallest of `above` is 0, so this difference never cancels.
-        sum_of_squares = (torch.linalg.vector_norm(above, dim=2) ** 2 - t * excess**2).clamp(min=0.0)
-        variance = sum_of_squares / (t - 1.0)
-        if window_variance is not None:
-            prior = tail_variance * window_variance(n)
-            variance = (sum_of_squares + shrinkage * prior) / (t - 1.0 + shrinkage)
-        usable = variance > negligible
-        std = torch.where(usable, variance, 1.0).sqrt()
-        shaped = tail_shaped_reward(own - threshold, excess, std, slope)
-        combined = combined + factor * torch.where(usable, shaped, 0.0)
-    return combined * unit
+        counted = _count_up_(member) if turned else member.cumsum(ranks)
+        last = (counted < tail_size.unsqueeze(ranks)).to(small).sum(ranks, dtype=small)
+        threshold = level.gather(axis, last.long().clamp(max=columns - 1))
+        above.sub_(threshold.unsqueeze(ranks)).clamp_(min=0.0)
+        tails.append((threshold, above.sum(ranks), above.square_().sum(ranks)))
+    threshold, excess, squares = (torch.stack(x) for x in zip(*tails, strict=True))  # (J, m, P) or (J, P, m)
+    excess /= t
+    # The smallest one above the threshold is 0 above it, so this difference never cancels.
+    sum_of_squares = (squares - t * excess**2).clamp_(min=0.0)
+    variance = sum_of_squares / (t - 1.0)
+    if prior is not None:
+        variance = (sum_of_squares + shrinkage * tail_variance * prior) / (t - 1.0 + shrinkage)
+    # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
+    usable = variance > (8.0 * torch.finfo(dtype).eps) ** 2
+    std = torch.where(usable, variance, 1.0).sqrt()
+    shaped = tail_shaped_reward(own - threshold, excess, std, slope)
+    combined = (factor * torch.where(usable, shaped, 0.0)).sum(0)
+    return combined.t().contiguous() if turned else combined
 
 
 def prefix_tea_advantages(
@@ -270,16 +289,20 @@ def prefix_tea_advantages(
     table = constant(_prefix_table, m, target_n, tail_fraction, order, sizes, dtype=dtype, device=device)
     per_size = by_count(table, group).unflatten(1, (-1, 4 + BANK_SIZE))  # (P, J, 4 + BANK_SIZE)
     slopes = combine(per_size[:, :, 4:].transpose(1, 2), group, tail, tail_fraction)  # (P, J)
-    per_size = torch.cat((per_size[:, :, :4], slopes.unsqueeze(2)), dim=2).unsqueeze(-1)
+    per_size = torch.cat((per_size[:, :, :4], slopes.unsqueeze(2)), dim=2)
 
+    floor = group.filled(torch.inf).amin(1, keepdim=True)
+    height = group.filled(-torch.inf) - floor
+    unit = power_of_two_below(height.amax(1, keepdim=True).clamp(min=0.0))
+    # Windows run over the valid rollouts: these first, in their order.
+    place = torch.where(group.valid, group.valid.cumsum(1), group.count + (~group.valid).cumsum(1)) - 1
     reach = _reach(m, tail_fraction, sizes)
-    block = _BLOCK_ELEMENTS // (m * max(reach)) if values_are_readable(rewards) else 0
-    if 0 < block < len(rewards):
-        parts = [
-            _cross_fitted(Group(*(x[i : i + block] for x in group)), per_size[i : i + block], reach, shrinkage)
-            for i in range(0, len(rewards), block)
-        ]
-        raw = torch.cat(parts)
-    else:
-        raw = _cross_fitted(group, per_size, reach, shrinkage)
+    raw = in_blocks(
+        partial(_cross_fitted, reach=reach, shrinkage=shrinkage),
+        m * max(reach),
+        scatter_sorted(height / unit, place),
+        group.count,
+        per_size,
+    )
+    raw = raw.gather(1, place) * unit
     return finalize(raw, group, monotone=monotone, center=center, scale=scale, ties_agree=False)
