@@ -82,7 +82,6 @@ def _beyond(m: int, n: int) -> int:
 
 _MAIN = [
     Method("grpo", "grpo"),
-    Method("max_at_2", "max_at_k", lambda m, n: {"k": 2}),
     Method("max_at_4", "max_at_k", lambda m, n: {"k": 4}),
     Method("max_at_m/2", "max_at_k", lambda m, n: {"k": m // 2}),
     Method("max_at_m", "max_at_k", lambda m, n: {"k": m}),
@@ -99,7 +98,6 @@ _MAIN = [
     Method("pass_at_n", "pass_at_n", ours=True, binary_only=True),
     Method("max_at_n_memory", "max_at_k", lambda m, n: {"k": max(m, n)}, ours=True, memory=_beyond),
     Method("ladder_memory", "ladder", ours=True, memory=_beyond),
-    Method("tea_memory", "tea", ours=True, memory=_beyond),
 ]
 
 
@@ -143,6 +141,7 @@ _ABLATIONS = [
     _ladder("rungs", "rungs 4, 16", rungs=(4, 16)),
     _ladder("rungs", "rungs 16, 64", rungs=(16, 64)),
     *(_ladder("target_n", f"target_n {target}", target_n=target, size=112) for target in (16, 32, 64, 512)),
+    Method("tea, with memory", "tea", ours=True, memory=_beyond, why="memory"),
     *(_ladder("memory", f"{size} remembered", size=size) for size in (16, 48)),
     *(
         Method(

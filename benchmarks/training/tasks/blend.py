@@ -1,7 +1,8 @@
-"""Continuous, a learned reward model with a hidden gold reward: six ingredients for an occasion.
+"""Continuous, a learned reward model with a hidden gold reward: six ingredients for an occasion and a guest.
 
-Gold: how well each ingredient suits the occasion, how pairs go together, less for repeats. The reward model is a small
-network fitted to preferences between pairs of blends that the gold rule has judged (Bradley-Terry).
+Gold: how well each ingredient suits the occasion and the guest, how pairs go together, less for repeats. The reward
+model is a small network fitted to preferences between pairs of blends that the gold rule has judged (Bradley-Terry). It
+knows the guest's taste, as a judge does; the policy sees the guest's number.
 """
 
 from __future__ import annotations
@@ -10,52 +11,56 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.training.task import Task
+from benchmarks.training.task import NUM_HELD_OUT, Task
 
-OCCASIONS, INGREDIENTS, SLOTS = 24, 24, 6
-TOGETHER = 1.5  # against how well an ingredient suits
+OCCASIONS, INGREDIENTS, SLOTS, DIGITS = 8, 24, 6, 32
+GUESTS = 256
+TOGETHER, REPEAT = 0.5, -1.0
 PAIRS, HIDDEN, STEPS, BATCH = 16384, 96, 800, 256
 
 
 class Blend(Task):
-    """Tokens: ingredients, then occasions. A prompt is two occasions at once."""
+    """Tokens: ingredients, then occasions, then digits of the guest's number."""
 
     name = "blend"
     reward_kind = "learned reward model"
-    vocab_size = INGREDIENTS + OCCASIONS
+    vocab_size = INGREDIENTS + OCCASIONS + DIGITS
     completion_length = SLOTS
-    updates = 150
 
     def setup(self) -> None:
-        pairs = torch.combinations(torch.arange(OCCASIONS), 2)
-        self.tokens = INGREDIENTS + pairs[torch.rand(len(pairs), generator=self.generator).argsort()]
+        guests = GUESTS + NUM_HELD_OUT
+        self.occasion = self.randint(OCCASIONS, guests)
+        number = torch.arange(guests)
+        first = INGREDIENTS + OCCASIONS
+        self.tokens = torch.stack(
+            (INGREDIENTS + self.occasion, first + number // DIGITS % DIGITS, first + number % DIGITS), dim=1
+        )
         self.suits = torch.randn(OCCASIONS, INGREDIENTS, generator=self.generator)
+        self.taste = torch.randn(guests, INGREDIENTS, generator=self.generator)
         together = torch.randn(INGREDIENTS, INGREDIENTS, generator=self.generator)
-        self.together = (together + together.T) / 2
-        self.together.fill_diagonal_(-3.0)
+        self.together = TOGETHER * (together + together.T) / 2
+        self.together.fill_diagonal_(REPEAT)
         self.network = self._fit_reward_model()
-
-    def _suits(self, index: Tensor) -> Tensor:
-        return self.suits[self.tokens[index] - INGREDIENTS].mean(1)
 
     def _counts(self, completions: Tensor) -> Tensor:
         return functional.one_hot(completions, self.vocab_size)[..., :INGREDIENTS].sum(1).float()
 
     def gold(self, index: Tensor, completions: Tensor) -> Tensor:
         counts = self._counts(completions)
-        pairs = torch.einsum("bi,ij,bj->b", counts, self.together, counts)
-        pairs = pairs - counts @ self.together.diagonal()
-        return (counts * self._suits(index)).sum(1) + TOGETHER * pairs - (SLOTS - counts.sum(1))
+        liked = self.suits[self.occasion[index]] + self.taste[index]
+        pairs = torch.einsum("bi,ij,bj->b", counts, self.together, counts) - counts @ self.together.diagonal()
+        return (counts * liked).sum(1) + pairs - (SLOTS - counts.sum(1))
 
     def _features(self, index: Tensor, completions: Tensor) -> Tensor:
-        occasions = functional.one_hot(self.tokens[index] - INGREDIENTS, OCCASIONS).sum(1).float()
-        return torch.cat((occasions, self._counts(completions)), dim=1)
+        counts, taste = self._counts(completions), self.taste[index]
+        occasion = functional.one_hot(self.occasion[index], OCCASIONS).float()
+        return torch.cat((occasion, counts, counts * taste), dim=1)
 
     def _fit_reward_model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = nn.Sequential(
-                nn.Linear(OCCASIONS + INGREDIENTS, HIDDEN),
+                nn.Linear(OCCASIONS + 2 * INGREDIENTS, HIDDEN),
                 nn.GELU(),
                 nn.Linear(HIDDEN, HIDDEN),
                 nn.GELU(),
@@ -79,6 +84,6 @@ class Blend(Task):
         return self.network(self._features(index, completions)).squeeze(1)
 
     def corpus(self, index: Tensor) -> Tensor:
-        """Ingredients as likely as exp(how well they suit)."""
-        likely = self._suits(index).softmax(1)
+        """Ingredients as likely as exp(half of how well they suit the occasion)."""
+        likely = (0.5 * self.suits[self.occasion[index]]).softmax(1)
         return torch.multinomial(likely, SLOTS, replacement=True, generator=self.generator)
