@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-quick bench-report clean
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
 	@echo "make test           run all tests"
 	@echo "make lint           ruff, formatting and types"
 	@echo "make bench          run the benchmarks that fit a CPU"
+	@echo "make bench-quick    train with GRPO, max@k and ours on the small tasks at reduced size, print the tables"
+	@echo "make bench-report   write benchmarks/training/README.md from the stored rows"
 	@echo "make clean          remove the environment and everything generated"
 
 $(READY): pyproject.toml constraints.txt
@@ -36,6 +38,13 @@ lint: $(READY)
 
 bench: $(READY)
 	for run in benchmarks/*/run.py; do $(BIN)/python -m benchmarks.$$(basename $$(dirname $$run)).run || exit 1; done
+
+bench-quick: $(READY)
+	$(BIN)/python -m benchmarks.training.run --quick
+	$(BIN)/python -m benchmarks.training.report --rows benchmarks/training/results/quick.jsonl --print
+
+bench-report: $(READY)
+	$(BIN)/python -m benchmarks.training.report
 
 clean:
 	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
