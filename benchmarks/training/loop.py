@@ -35,6 +35,7 @@ class Settings:
         learning_rate: At the start; falls linearly to 0.
         num_iterations: Gradient steps on the same rollouts; above 1 with PPO's clipping at 0.2.
         beta: Weight of the KL divergence to the base model (k3 estimator), as in GRPO.
+        sampling: Added to the seed of the sampling alone: the same run with other rollouts.
     """
 
     num_generations: int
@@ -43,6 +44,7 @@ class Settings:
     learning_rate: float
     num_iterations: int = 1
     beta: float = 0.0
+    sampling: int = 0
 
 
 Advantages = Callable[[Tensor, Tensor], Tensor]
@@ -56,7 +58,7 @@ def train(task: Task, base: nn.Module, advantages_of: Advantages, settings: Sett
     optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     steps = settings.updates * settings.num_iterations
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
-    order, sampling = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+    order, sampling = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1 + settings.sampling)
     queue = torch.empty(0, dtype=torch.long)
     m = settings.num_generations
     for _ in range(settings.updates):

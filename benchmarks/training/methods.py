@@ -80,6 +80,9 @@ def _beyond(m: int, n: int) -> int:
     return max(n - m, 0)
 
 
+OTHER_ROLLOUTS = "max_at_m, other rollouts"
+"""The same method with another seed of sampling: what a difference that is none looks like."""
+
 _MAIN = [
     Method("grpo", "grpo"),
     Method("max_at_4", "max_at_k", lambda m, n: {"k": 4}),
@@ -98,6 +101,7 @@ _MAIN = [
     Method("pass_at_n", "pass_at_n", ours=True, binary_only=True),
     Method("max_at_n_memory", "max_at_k", lambda m, n: {"k": max(m, n)}, ours=True, memory=_beyond),
     Method("ladder_memory", "ladder", ours=True, memory=_beyond),
+    Method("tea_memory", "tea", lambda m, n: {"tail_fraction": 0.125}, ours=True, memory=_beyond),
 ]
 
 
@@ -142,6 +146,7 @@ _ABLATIONS = [
     _ladder("rungs", "rungs 16, 64", rungs=(16, 64)),
     *(_ladder("target_n", f"target_n {target}", target_n=target, size=112) for target in (16, 32, 64, 512)),
     Method("tea, with memory", "tea", ours=True, memory=_beyond, why="memory"),
+    Method(OTHER_ROLLOUTS, "max_at_k", lambda m, n: {"k": m}, why="other rollouts", settings={"sampling": 10_000}),
     *(_ladder("memory", f"{size} remembered", size=size) for size in (16, 48)),
     *(
         Method(

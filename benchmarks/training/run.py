@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.record import environment
 from benchmarks.training.loop import Settings, run
-from benchmarks.training.methods import ABLATIONS, MAIN, METHODS
+from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS
 from benchmarks.training.policy import base_policy
 from benchmarks.training.task import tasks
 
@@ -135,7 +135,7 @@ def _cell(plan: str, task: str, method: str, seed: int, m: int = M, n: int = N, 
 
 def plan_main(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     """Every method at m = 16, N = 128, and the base model."""
-    methods = [*MAIN]
+    methods = [*MAIN, OTHER_ROLLOUTS]
     cells = [Cell("main", task, "base", 0, 0, 0, 0, seed) for task in names for seed in seeds]
     return cells + [
         _cell("main", task, method, seed)
