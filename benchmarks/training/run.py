@@ -189,7 +189,11 @@ def plan_efficiency(names: list[str], seeds: Iterable[int]) -> list[Cell]:
 def plan_ablations(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     """One thing changed at a time."""
     return [
-        _cell("ablations", task, method, seed) for seed in list(seeds)[:3] for task in names for method in ABLATIONS
+        _cell("ablations", task, method, seed)
+        for seed in list(seeds)[:3]
+        for task in names
+        for method in ABLATIONS
+        if method != OTHER_ROLLOUTS
     ]
 
 
