@@ -2,6 +2,7 @@ r"""Bias, spread and direction of every estimator's gradient, where the true gra
 
 python -m benchmarks.estimators.run            # about 25 minutes on one core; writes results.json and the README
 python -m benchmarks.estimators.run --quick    # about 3 minutes, prints only
+python -m benchmarks.estimators.run --only ladder   # measures these rows again, on the same rewards, and keeps the rest
 
 A response is a latent x ~ N(mu, sigma^2), its reward g(x): the policy's parameters are mu and log sigma, with scores
 x and x^2 - 1 at (0, 1), and every reward distribution is one g. The truth is the gradient of E[max of N of g(x)] by
@@ -19,9 +20,10 @@ which also are the batch that pooled estimators see.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +185,10 @@ def saturated(name: str, n: int) -> bool:
     return name == "clipped" and special.ndtr(CLIP) ** n < 0.01
 
 
-def quality(sizes: tuple[int, ...], batches: int, seed: int) -> list[dict[str, Any]]:
-    """One record for each size, target, reward distribution and estimator."""
+def quality(
+    sizes: tuple[int, ...], batches: int, seed: int, only: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """One record for each size, target, reward distribution and estimator, or for ``only`` those."""
     records = []
     work = [(m, name) for m in sizes for name in REWARDS]
     for m, name in tqdm(work, desc="estimator quality"):
@@ -197,6 +201,8 @@ def quality(sizes: tuple[int, ...], batches: int, seed: int) -> list[dict[str, A
             truth = true_gradient(REWARDS[name], n)
             for kind, estimators in (("peer", peers(m, n)), ("ours", ours(m, n))):
                 for label, estimator in estimators.items():
+                    if only is not None and label not in only:
+                        continue
                     free = label in FREE_OF_N or label.startswith("max_at_k")
                     found = once.get(label) if free else None
                     if found is None:
@@ -307,7 +313,14 @@ def report(result: dict[str, Any]) -> str:
         "### Norm of the bias on Gaussian rewards, N = 128, uncentred (standard deviation of one prompt)\n\n"
         + table(["estimator", *(f"m = {m}" for m in (16, 32, 64, 128))], rows)
     )
+    again = [f"{label}: commit {found['commit']}" for label, found in result.get("measured_again", {}).items()]
+    if again:
+        parts.append(f"Measured again later, on the same rewards: {'; '.join(again)}.")
     return "\n\n".join([*parts, describe(result["environment"])])
+
+
+def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[key] for key in ("m", "n", "rewards", "estimator"))
 
 
 def main() -> None:
@@ -318,6 +331,7 @@ def main() -> None:
         "--batches", type=int, default=200, help="batches of 64 prompts at m = 16; others in proportion"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="ESTIMATOR", help="rows to measure again, as the tables call them")
     arguments = parser.parse_args()
     started, found = time.perf_counter(), environment()
     if arguments.quick:
@@ -325,9 +339,23 @@ def main() -> None:
         for row in verdicts(result["quality"], "tea, auto"):
             print(row)
         return
+    known = [*peers(16, 128), *ours(16, 128)]
+    for label in arguments.only or ():
+        if label not in known:
+            parser.error(f"--only: no row is called {label!r}, there are {', '.join(known)}")
     records = []
     for m in SIZES:
-        records += quality((m,), max(arguments.batches * 16 // m, 60), arguments.seed)
+        records += quality((m,), max(arguments.batches * 16 // m, 60), arguments.seed, arguments.only)
+    if arguments.only:
+        result = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+        if result["seed"] != arguments.seed:
+            parser.error(f"--seed must be that of results.json, {result['seed']}, got {arguments.seed}")
+        new = {_identity(record): record for record in records}
+        result["quality"] = [new.get(_identity(record), record) for record in result["quality"]]
+        result.setdefault("measured_again", {}).update(dict.fromkeys(arguments.only, found))
+        write_json(HERE / "results.json", result)
+        replace_section(HERE / "README.md", "results", report(result))
+        return
     result = {
         "seed": arguments.seed,
         "quality": records,
