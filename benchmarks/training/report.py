@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.record import replace_section, table, write_json
-from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OURS, PEERS
+from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS, OURS, PEERS
 from benchmarks.training.run import (
     EFFICIENCY,
     LEARNING_RATES,
@@ -334,17 +334,18 @@ def provenance(used: Iterable[dict[str, Any]], command: str) -> str:
 
 
 def noise(results: Results) -> dict[str, Any]:
-    """What two methods differ by that are the same."""
-    found: dict[str, Any] = {"tasks": {}}
+    """What two runs of the same method differ by: with other rollouts, or by rounding where that was not run."""
+    pair = (SAME[0], OTHER_ROLLOUTS) if results.methods([OTHER_ROLLOUTS]) else SAME
+    found: dict[str, Any] = {"pair": pair, "tasks": {}}
     for task in results.tasks:
-        a, b = (results.values(task, name) for name in SAME)
+        a, b = (results.values(task, name) for name in pair)
         gaps = [abs(a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())]
         if gaps:
             found["tasks"][task] = {"mean": float(np.mean(gaps)), "largest": max(gaps), "gaps": gaps}
     ranks = rank(results)
     if ranks is not None and set(SAME) <= set(ranks.methods):
         found["rank"] = ranks.difference(*SAME)
-    found["normalised"] = results.normalised(*SAME)
+    found["normalised"] = results.normalised(*pair)
     return found
 
 
@@ -354,11 +355,11 @@ def noise_line(results: Results) -> str:
     if not found["tasks"]:
         return f"Noise floor: {SAME[0]} and {SAME[1]} were not both run."
     gaps = ", ".join(f"{task} {of['mean']:.{results.decimals(task)}f}" for task, of in found["tasks"].items())
-    ranks = f"; in mean rank {found['rank'].text(2, True)}" if found.get("rank") else ""
+    ranks = f"; in mean rank, {SAME[0]} and {SAME[1]}: {found['rank'].text(2, True)}" if found.get("rank") else ""
     overall = f"; over tasks {found['normalised'].text(3, True)} units"
     return (
-        f"Noise floor, from {SAME[0]} and {SAME[1]}, which are the same estimator: mean of |difference| over seeds at "
-        f"m = {M}, N = {N}: {gaps}{ranks}{overall if found['normalised'] else ''}."
+        f"Noise floor, {found['pair'][0]} against {found['pair'][1]}, which are the same estimator: mean of "
+        f"|difference| over seeds at m = {M}, N = {N}: {gaps}{overall if found['normalised'] else ''}{ranks}."
     )
 
 
@@ -587,36 +588,40 @@ def section_aa(results: Results) -> Section:
     if len(results.methods(SAME)) < 2:
         return NOT_RUN, {}
     found = noise(results)
-    rows = []
     found["differences"] = {}
-    for task in results.tasks:
-        of = compare(results, *SAME, task)
-        if of is None:
-            continue
-        found["differences"][task] = of
-        decimals = results.decimals(task)
-        gap, floor = of["difference"], found["tasks"][task]
-        rows.append(
-            [
-                task,
-                gap.text(decimals, True),
-                "" if of["over_prompts"] is None else f"± {of['over_prompts'].half:.{decimals}f}",
-                f"{floor['mean']:.{decimals}f}",
-                f"{floor['largest']:.{decimals}f}",
-                "?" if gap.half is None else "no" if gap.separate else "yes",
-            ]
-        )
-    text = (
-        f"{SAME[0]} minus {SAME[1]}: the same estimator up to a factor, which the division by the batch's root mean "
-        "square removes, so that the runs differ by rounding and by what becomes of it in training.\n\n"
-    )
-    header = ["task", f"best of {N}, paired", "over prompts", "mean abs", "largest abs", "includes 0"]
-    text += table(header, rows)
-    decided = [of["difference"] for of in found["differences"].values() if of["difference"].half is not None]
+    parts, decided = [], []
+    for other, why in (
+        (SAME[1], "the same estimator up to a factor, which the division by the batch's root mean square removes"),
+        (OTHER_ROLLOUTS, "the same method on the same tasks, base models and prompts, with another seed of sampling"),
+    ):
+        rows = []
+        for task in results.tasks:
+            of = compare(results, SAME[0], other, task)
+            if of is None:
+                continue
+            found["differences"].setdefault(other, {})[task] = of
+            decimals, gap = results.decimals(task), of["difference"]
+            a, b = results.values(task, SAME[0]), results.values(task, other)
+            sizes = [abs(a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())]
+            if gap.half is not None:
+                decided.append(gap)
+            rows.append(
+                [
+                    task,
+                    gap.text(decimals, True),
+                    "" if of["over_prompts"] is None else f"± {of['over_prompts'].half:.{decimals}f}",
+                    f"{np.mean(sizes):.{decimals}f}",
+                    f"{max(sizes):.{decimals}f}",
+                    "?" if gap.half is None else "no" if gap.separate else "yes",
+                ]
+            )
+        if rows:
+            header = ["task", f"best of {N}, paired", "over prompts", "mean abs", "largest abs", "includes 0"]
+            parts.append(f"{SAME[0]} minus {other}: {why}.\n\n{table(header, rows)}")
     inside = sum(not gap.separate for gap in decided)
     found["includes_0"] = [inside, len(decided)]
-    text += (
-        f"\n\n{inside} of {len(decided)} intervals over seeds include 0; of intervals of {LEVEL:.0%} that are right, "
+    text = (
+        f"{inside} of {len(decided)} intervals over seeds include 0; of intervals of {LEVEL:.0%} that are right, "
         f"{LEVEL * len(decided):.1f} do on average."
     )
     ranks = rank(results)
@@ -627,7 +632,7 @@ def section_aa(results: Results) -> Section:
             f" Mean ranks: {SAME[0]} {ranks.of(SAME[0]):.2f}, {SAME[1]} {ranks.of(SAME[1]):.2f}; difference "
             f"{gap.text(2, True)}, which {says}."
         )
-    return text, found
+    return "\n\n".join([*parts, text]), found
 
 
 DIVERSITY = {
