@@ -156,7 +156,9 @@ def _window_variance(own: Tensor, n: Tensor, count: Tensor) -> Tensor:
         running.gather(1, end).unflatten(1, (-1, m)).sub_(running[:, None, :m])
         for running in (deviation.cumsum(1), deviation.square().cumsum(1))
     )
-    return (squares.sub_(total.square_().div_(n)).clamp_(min=0.0) / (n - 1.0)).to(own.dtype)
+    variance = squares.sub_(total.square_().div_(n)).div_(n - 1.0)
+    # What the differences leave of equal rewards is rounding, not a variance.
+    return torch.where(variance > 8 * m * torch.finfo(precise).eps, variance, 0.0).to(own.dtype)
 
 
 def _cross_fitted(height: Tensor, count: Tensor, per_size: Tensor, *, reach: list[int], shrinkage: float) -> Tensor:
@@ -198,7 +200,7 @@ def _cross_fitted(height: Tensor, count: Tensor, per_size: Tensor, *, reach: lis
     tails = []
     for columns, size, tail_size in zip(reach, n.to(small), t.to(small), strict=True):
         member = (offset.narrow(ranks, 0, columns) < size.unsqueeze(ranks)).to(small)
-        above = member.to(dtype) * level.narrow(axis, 0, columns).unsqueeze(1)
+        above = member.to(dtype, copy=True).mul_(level.narrow(axis, 0, columns).unsqueeze(1))
         # The t-th member stands where t - 1 have been counted; what is above it is the rest of the tail.
         counted = _count_up_(member) if turned else member.cumsum(ranks)
         last = (counted < tail_size.unsqueeze(ranks)).to(small).sum(ranks, dtype=small)

@@ -77,6 +77,18 @@ def test_with_ties():
         np.testing.assert_allclose(row, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_prefix_of_equal_rewards_gives_nothing(dtype):
+    """The variance of equal rewards is 0, not a rounding error to divide by, wherever the others lie."""
+    outcomes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0, 3.0], dtype=dtype)] * 5)
+    mask = torch.tensor([True, False, True, True, True])
+    for fraction in (0.25, 1.0):
+        raw = tea.prefix_tea_advantages(outcomes, 64, fraction, mask=mask.expand(len(outcomes), -1), center=False)
+        for row, group in zip(raw[:, mask].tolist(), outcomes[:, mask].tolist(), strict=True):
+            expected = reference.prefix_tea(group, 64, fraction, default_prefix_sizes(4), 2, 2.0)
+            np.testing.assert_allclose(row, expected, rtol=2e-5, atol=2e-5)
+
+
 def test_a_rollout_is_not_in_its_own_tail():
     """Raising one reward within the others' gaps leaves the statistics that judge it as they were."""
     rewards = torch.linspace(0, 1, 16, dtype=F64)[torch.randperm(16, generator=torch.Generator().manual_seed(1))]
