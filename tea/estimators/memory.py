@@ -150,7 +150,7 @@ class RewardMemory:
     """
 
     def __init__(self, size: int) -> None:
-        check_memory_size(size)
+        check_memory_size("size", size, minimum=1)
         self.size = size
         self._row: dict[Key, int] = {}
         # Rings: reward number n of a prompt, counted from 0, stands in column n % size.
@@ -276,7 +276,7 @@ def _checked(keys: Iterable[Key]) -> list[Key]:
     return keys
 
 
-def check_memory_size(size: int, minimum: int = 1) -> None:
-    """Raise ValueError unless ``size`` is an integer >= ``minimum``."""
+def check_memory_size(name: str, size: int, minimum: int) -> None:
+    """Raise ValueError, naming the argument, unless ``size`` is an integer >= ``minimum``."""
     if isinstance(size, bool) or not isinstance(size, int) or size < minimum:
-        raise ValueError(f"the size of a reward memory must be an integer >= {minimum}, got {size!r}")
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {size!r}")

@@ -10,6 +10,7 @@ from trl import GRPOConfig
 
 from tea.estimators import EstimatorSpec, get_estimator, get_estimator_spec
 from tea.estimators.group import check_tail_fraction, check_target_n
+from tea.estimators.memory import check_memory_size, check_uses_memory
 from tea.estimators.schedule import check_schedule
 
 
@@ -35,8 +36,12 @@ class TEAConfig(GRPOConfig):
         normalize_advantages: Divide the advantages by their root mean square over the global generation batch, so
             that the step size depends neither on N nor on the tail fraction. None: on, except for estimators that
             come at a step size of their own (GRPO, RLOO).
-        k: For `max_at_k`, the number of samples whose best is aimed at; at most `num_generations`.
-        rungs: For `ladder`, increasing k's, at most `num_generations`.
+        reward_memory: Number of rewards of its earlier visits that are kept of every prompt. The advantages of the
+            current rollouts are then computed from their rewards and these, see `tea.advantages_with_memory`. Saved
+            with every checkpoint, and unused in evaluation. 0: no memory.
+        k: For `max_at_k`, the number of samples whose best is aimed at; at most `num_generations` +
+            `reward_memory`.
+        rungs: For `ladder`, increasing k's, at most `num_generations` + `reward_memory`.
         order: For `prefix_tea`, the order of bias correction.
         prefix_sizes: For `prefix_tea`, increasing sizes below `num_generations`.
         shrinkage: For `prefix_tea`, weight of the Gaussian prior on the tail variance, in pseudo-observations.
@@ -76,9 +81,21 @@ class TEAConfig(GRPOConfig):
             "except for estimators with a step size of their own (grpo, rloo)."
         },
     )
-    k: int | None = field(default=None, metadata={"help": "max_at_k: number of samples whose best is aimed at."})
+    reward_memory: int = field(
+        default=0,
+        metadata={
+            "help": "Number of past rewards kept of every prompt, for the advantages of its next rollouts. 0: none."
+        },
+    )
+    k: int | None = field(
+        default=None,
+        metadata={
+            "help": "max_at_k: number of samples whose best is aimed at, at most num_generations + reward_memory."
+        },
+    )
     rungs: list[int] | None = field(
-        default=None, metadata={"help": "ladder: increasing k's, at most num_generations. Default (m/4, m)."}
+        default=None,
+        metadata={"help": "ladder: increasing k's, at most num_generations + reward_memory. Default (m/4, m)."},
     )
     order: int | None = field(default=None, metadata={"help": "prefix_tea: order of bias correction. Default 2."})
     prefix_sizes: list[int] | None = field(
@@ -98,6 +115,7 @@ class TEAConfig(GRPOConfig):
         check_target_n(self.target_n)
         check_target_n(self.target_n_start)
         check_schedule(self.target_n_schedule)
+        check_memory_size("reward_memory", self.reward_memory, minimum=0)
         if isinstance(self.tail_fraction, str) and self.tail_fraction != "auto":
             # The command line passes numbers as strings.
             with contextlib.suppress(ValueError):
@@ -107,7 +125,9 @@ class TEAConfig(GRPOConfig):
             raise ValueError(f"estimator_kwargs must be a mapping, got {self.estimator_kwargs!r}")
         if self.advantage_estimator is not None:
             spec = get_estimator_spec(self.advantage_estimator)
-            get_estimator(spec.name, **self.estimator_options(spec))
+            estimator = get_estimator(spec.name, **self.estimator_options(spec))
+            if self.reward_memory > 0:
+                check_uses_memory(estimator)
 
     def estimator_options(self, spec: EstimatorSpec) -> dict[str, Any]:
         """The options for that estimator.

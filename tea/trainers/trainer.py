@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 
 from tea.estimators import (
     Estimator,
+    RewardMemory,
+    advantages_with_memory,
     get_estimator,
     get_estimator_spec,
     normalize_advantages,
     tail_statistics,
 )
 from tea.estimators.group import BinaryRewardsWarning
+from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
 from tea.trainers.config import TEAConfig
 
 AdvantageEstimator = Callable[..., Tensor]
+
+MEMORY_FILE = "reward_memory.pt"
 
 
 def _accepts_mask(function: Callable[..., Any]) -> bool:
@@ -33,6 +43,27 @@ def _accepts_mask(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):  # some builtins have no signature
         return False
     return "mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _digest(value: Any) -> str:
+    """What stands for an image in a key; for anything else that JSON does not know, its type."""
+    content = value.tobytes() if hasattr(value, "tobytes") else value
+    return hashlib.blake2b(content if isinstance(content, bytes) else type(value).__name__.encode()).hexdigest()
+
+
+def prompt_key(example: Mapping[str, Any]) -> str:
+    """The key of a row of the dataset in the reward memory: a hash of its prompt, text or messages, and its images.
+
+    Raises:
+        ValueError: If it has no prompt (it is an environment that makes it).
+    """
+    if example.get("prompt") is None:
+        raise ValueError(
+            f"reward_memory needs a prompt in every row of the dataset, got one with: {', '.join(example)}"
+        )
+    content = {name: example[name] for name in ("prompt", "image", "images") if example.get(name) is not None}
+    text = json.dumps(content, sort_keys=True, default=_digest)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class AdvantageTrainer(GRPOTrainer):
@@ -46,7 +77,12 @@ class AdvantageTrainer(GRPOTrainer):
     - ``tea/frac_degenerate_groups``: share of groups in which all advantages are zero;
     - ``tea/frac_binary_groups``: share of groups whose rewards are all 0 or 1;
     - ``tea/advantage_time``: seconds per generation batch spent on the advantages;
-    - ``tea/target_n``: the N that is trained for at this step, if it is annealed.
+    - ``tea/target_n``: the N that is trained for at this step, if it is annealed;
+    - ``tea/memory_rewards``: remembered rewards that were used, per prompt, with `args.reward_memory`.
+
+    With `args.reward_memory` the rewards of a prompt's earlier visits, in `self.reward_memory`, count with those of
+    its current rollouts. Rows with the same prompt (and images) share one history. A checkpoint holds the memory in
+    `reward_memory.pt`, and a resumed run goes on with it. It is neither read nor written in evaluation.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: As TRL's. `args` may be a `TEAConfig` or a plain
@@ -54,15 +90,17 @@ class AdvantageTrainer(GRPOTrainer):
         advantage_estimator: A name from `tea.list_estimators()`, or any callable that maps rewards
             (num_prompts, num_generations), float32, to advantages of that shape; positive ones become more likely.
             It may take ``mask`` (bool, True where the reward counts); without it, missing rewards are NaN. It is
-            called once on made-up rewards when the trainer is built, to find what is wrong with it before
-            anything is generated. A callable's result is used as it is: `target_n`, `tail_fraction`, `monotone`
+            called on made-up rewards when the trainer is built, to find what is wrong with it before anything is
+            generated. With `args.reward_memory` it is given (num_prompts, num_generations + reward_memory) rewards
+            with NaN for those that do not exist yet, and a callable's advantages of the current rollouts are
+            centred. Apart from that a callable's result is used as it is: `target_n`, `tail_fraction`, `monotone`
             and `scale_rewards` are its own affair, and `normalize_advantages` is off unless set to True.
             Default: `args.advantage_estimator`, else "grpo".
 
     Raises:
         ValueError: On an unknown name or an option out of range, `num_generations` too small for the estimator,
-            `multi_objective_aggregation="normalize_then_sum"`, and an estimator that returns the wrong shape or
-            NaN.
+            `reward_memory` with an estimator that it is no use to, `multi_objective_aggregation="normalize_then_sum"`,
+            and an estimator that returns the wrong shape or NaN.
     """
 
     _tag_names = ["trl", "grpo", "tea"]  # noqa: RUF012 (TRL declares it so)
@@ -118,6 +156,11 @@ class AdvantageTrainer(GRPOTrainer):
             normalize = False
         else:
             raise TypeError(f"advantage_estimator must be a name or a callable, got {type(chosen)}")
+        remembered = options.reward_memory if options is not None else 0
+        if remembered > 0:
+            check_uses_memory(self.advantage_estimator)
+        self.reward_memory = RewardMemory(remembered) if remembered > 0 else None
+        self._most_rewards = args.num_generations + remembered  # that the estimator has to do with
         configured_normalize = options.normalize_advantages if options is not None else None
         self._normalize = normalize if configured_normalize is None else configured_normalize
         self._pass_mask = _accepts_mask(self.advantage_estimator)
@@ -152,14 +195,21 @@ class AdvantageTrainer(GRPOTrainer):
             # 0/1 rewards are what every estimator can take; a generator of its own leaves the run's seed alone.
             generator = torch.Generator().manual_seed(0)
             rewards = torch.randint(0, 2, (prompts, m), generator=generator).float().to(args.device)
+            histories: list[Tensor | None] = [None]
+            remembered = ""
+            if self.reward_memory is not None and name == "num_generations":
+                shape = (prompts, self.reward_memory.size)
+                remembered = f" and up to {self.reward_memory.size} remembered ones per prompt"
+                histories.append(torch.randint(0, 2, shape, generator=generator).float().to(args.device))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    self._advantages_of(rewards)
+                    for history in histories:
+                        self._advantages_of(rewards, history)
                 except Exception as error:
                     raise ValueError(
                         f"advantage estimator {self.estimator_name!r} fails on rewards of shape "
-                        f"(num_prompts, {name}) = {(prompts, m)}: {error}"
+                        f"(num_prompts, {name}) = {(prompts, m)}{remembered}: {error}"
                     ) from error
 
     def _current_target_n(self) -> float:
@@ -173,14 +223,24 @@ class AdvantageTrainer(GRPOTrainer):
             return estimator
         return replace(estimator, options={**estimator.options, "target_n": self._current_target_n()})
 
-    def _advantages_of(self, rewards: Tensor) -> Tensor:
-        """Advantages (P, m) of rewards (P, m), NaN where missing; checked."""
+    def _advantages_of(self, rewards: Tensor, history: Tensor | None = None) -> Tensor:
+        """Advantages (P, m) of rewards (P, m) and of remembered ones (P, H), all NaN where missing; checked."""
         valid = ~torch.isnan(rewards)
-        arguments = {"mask": valid} if self._pass_mask else {}
+        estimator = self._current_estimator()
+
+        def estimate(rewards: Tensor) -> Tensor:
+            return estimator(rewards, **({"mask": ~torch.isnan(rewards)} if self._pass_mask else {}))
+
         with warnings.catch_warnings():
             # The trainer says it itself, once, and on every device.
             warnings.simplefilter("ignore", BinaryRewardsWarning)
-            advantages = self._current_estimator()(rewards, **arguments)
+            if self.reward_memory is None:
+                advantages = estimate(rewards)
+            else:
+                if history is None:  # as many that are missing, so that no k is too large for a smaller group
+                    missing = max(self._most_rewards - rewards.shape[1], 0)
+                    history = rewards.new_full((len(rewards), missing), torch.nan)
+                advantages = advantages_with_memory(estimate, rewards, history, center=centers(estimator))
         if not isinstance(advantages, Tensor) or advantages.shape != rewards.shape:
             given = tuple(advantages.shape) if isinstance(advantages, Tensor) else type(advantages)
             raise ValueError(
@@ -211,8 +271,10 @@ class AdvantageTrainer(GRPOTrainer):
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
+        memory = self.reward_memory if mode == "train" else None
+        local_keys = [prompt_key(example) for example in inputs] if memory is not None else []
+        output = super()._generate_and_score_completions(inputs)
         num_generations = self.num_generations if mode == "train" else self.num_generations_eval
         rewards_per_func, self._gathered_rewards = self._gathered_rewards, None
         assert rewards_per_func is not None, "TRL no longer calls _calculate_rewards"
@@ -222,7 +284,15 @@ class AdvantageTrainer(GRPOTrainer):
         rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
         rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
         rewards = rewards.view(-1, num_generations)
-        advantages = self._advantages_of(rewards)
+        if memory is None:
+            advantages = self._advantages_of(rewards)
+        else:
+            # Gathered as TRL gathers the rewards: in the order of the processes, groups contiguous.
+            keys = gather_object(local_keys)[::num_generations]
+            history = memory.recall(keys)
+            advantages = self._advantages_of(rewards, history.to(rewards.device))
+            memory.update(keys, rewards)
+            self._metrics[mode]["tea/memory_rewards"].append((~history.isnan()).sum(1).float().mean().item())
         self._metrics[mode]["tea/advantage_time"].append(time.perf_counter() - start)
         self._log_tail(mode, rewards, advantages)
         if self._schedule != "constant":
@@ -237,6 +307,30 @@ class AdvantageTrainer(GRPOTrainer):
             logged.pop()
         logged.extend(flat.tolist())
         return output
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.reward_memory is not None and self.args.should_save:
+            folder = os.path.join(
+                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
+            partial = os.path.join(folder, f"{MEMORY_FILE}.partial")
+            torch.save(self.reward_memory.state_dict(), partial)
+            os.replace(partial, os.path.join(folder, MEMORY_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.reward_memory is None or checkpoint is None:
+            return
+        path = os.path.join(checkpoint, MEMORY_FILE)
+        if os.path.isfile(path):
+            self.reward_memory.load_state_dict(torch.load(path, weights_only=True))
+        else:
+            warnings.warn(
+                f"{checkpoint} has no {MEMORY_FILE}: the run goes on without the rewards that were remembered before "
+                "it, and until a prompt comes back its advantages look no further than the group",
+                stacklevel=2,
+            )
 
     def _log_tail(self, mode: str, rewards: Tensor, advantages: Tensor) -> None:
         tail = tail_statistics(rewards, self._target_n, self._tail_fraction)

@@ -404,7 +404,7 @@ def test_trains_from_the_past_as_in_the_readme():
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "8"])
 def test_bad_size(size):
-    with pytest.raises(ValueError, match="size of a reward memory must be an integer >= 1, got"):
+    with pytest.raises(ValueError, match="size must be an integer >= 1, got"):
         tea.RewardMemory(size)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 
+from transformers import Trainer
 from trl import GRPOTrainer
 
 
@@ -28,3 +29,17 @@ def test_generate_and_score_completions_computes_the_advantages():
 def test_advantages_are_one_per_completion():
     source = inspect.getsource(GRPOTrainer._compute_loss)
     assert 'advantages = inputs["advantages"]' in source
+
+
+def test_checkpoints_are_written_and_read_by_these():
+    assert list(inspect.signature(GRPOTrainer._save_checkpoint).parameters) == ["self", "model", "trial"]
+    assert list(inspect.signature(GRPOTrainer._load_optimizer_and_scheduler).parameters) == ["self", "checkpoint"]
+    source = inspect.getsource(Trainer._save_checkpoint)
+    assert 'checkpoint_folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"' in source
+    assert "run_dir = self._get_output_dir(trial=trial)" in source
+
+
+def test_groups_are_contiguous():
+    """The reward memory takes one key from every num_generations rows."""
+    source = inspect.getsource(GRPOTrainer._get_train_sampler)
+    assert "mini_repeat_count=self.num_generations" in source

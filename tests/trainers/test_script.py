@@ -142,7 +142,8 @@ def test_two_processes_share_the_advantages(config_path, tmp_path, model_path):
         "rank, half = trainer.accelerator.process_index, logged.numel() // 2\n"
         "mine = logged.flatten()[rank * half : (rank + 1) * half]\n"
         "assert torch.equal(buffered.sort().values, mine.sort().values), (buffered, mine)\n"
-        "print('rank', rank, 'of', trainer.accelerator.num_processes, 'agrees')\n"
+        # In one write, so that the other process cannot print in between.
+        "print(f'rank {rank} of {trainer.accelerator.num_processes} agrees\\n', end='')\n"
     )
     config = config_path(per_device_train_batch_size=4, logging_steps=5)
     result = run(
@@ -152,6 +153,64 @@ def test_two_processes_share_the_advantages(config_path, tmp_path, model_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "rank 0 of 2 agrees" in result.stdout
     assert "rank 1 of 2 agrees" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_memory(config_path, tmp_path):
+    """Groups of four over two processes of two rows each, into the second epoch."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import torch\n"
+        "import tea\n"
+        "from tea.trainers import AdvantageTrainer\n"
+        "from tea.trainers.script import main, parse\n"
+        "from tea.trainers.trainer import prompt_key\n"
+        "past = {}\n"
+        "generate = AdvantageTrainer._generate_and_score_completions\n"
+        "calculate = AdvantageTrainer._calculate_rewards\n"
+        "def calculated(self, *args):\n"
+        "    self.gathered = calculate(self, *args)\n"
+        "    return self.gathered.clone()\n"
+        "def generated(self, inputs):\n"
+        "    output = generate(self, inputs)\n"
+        "    (prompt,) = {x['prompt'] for x in inputs}\n"
+        "    rewards = self.gathered.flatten()\n"
+        "    assert len(inputs) == 2 and len(rewards) == 4\n"
+        "    union = torch.cat([rewards, *past.get(prompt, [])])[None]\n"
+        "    raw = tea.max_at_k_advantages(union, min(8, union.numel()), scale='group')[:, :4]\n"
+        "    expected = tea.normalize_advantages(raw - raw.mean())[0]\n"
+        "    rank = self.accelerator.process_index\n"
+        "    mine = output['advantages']\n"
+        "    torch.testing.assert_close(mine, expected[2 * rank : 2 * rank + 2], rtol=1e-3, atol=1e-3)\n"
+        "    past.setdefault(prompt, []).append(rewards)\n"
+        "    return output\n"
+        "AdvantageTrainer._generate_and_score_completions = generated\n"
+        "AdvantageTrainer._calculate_rewards = calculated\n"
+        "trainer = main(*parse())\n"
+        "kept = trainer.reward_memory.recall([prompt_key({'prompt': p}) for p in past])\n"
+        "assert [row[~row.isnan()].tolist() for row in kept] == "
+        "[torch.cat(x).flip(0)[:4].tolist() for x in past.values()]\n"
+        "saved = torch.load(f'{trainer.args.output_dir}/checkpoint-11/reward_memory.pt', weights_only=True)\n"
+        "assert saved['keys'] == list(trainer.reward_memory.state_dict()['keys'])\n"
+        "print(f'rank {trainer.accelerator.process_index} remembered {len(past)}\\n', end='')\n"
+    )
+    config = config_path(
+        advantage_estimator="max_at_k",
+        rungs=None,
+        k=8,
+        reward_memory=4,
+        per_device_train_batch_size=2,
+        max_steps=11,
+        save_steps=11,
+        save_only_model=True,
+    )
+    result = run(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(script), "--config", config, OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "rank 0 remembered 8" in result.stdout
+    assert "rank 1 remembered 8" in result.stdout
 
 
 def test_interrupted_run_is_not_overwritten_and_resumes_exactly(config_path, tmp_path):
