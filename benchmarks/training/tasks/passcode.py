@@ -1,4 +1,4 @@
-"""0/1, low success: guess five digits whose likely values the prompt hints at; 1 for all right, else 0.
+"""0/1, low success: guess four digits whose likely values the prompt hints at; 1 for all right, else 0.
 
 The hint is about the distribution of the code, not the code. pass@1 wants the likeliest code every time, pass@N as many
 codes as N guesses can cover.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.training.task import NUM_HELD_OUT, Task
 
-KINDS, OPTIONS, LENGTH, DIGITS = 8, 4, 5, 32
+KINDS, OPTIONS, LENGTH, DIGITS = 8, 4, 4, 32
 USERS = 256
 CODES = torch.tensor([0.6, 0.2, 0.15, 0.05])
 
@@ -43,7 +43,7 @@ class Passcode(Task):
         return (completions == self.code[index]).all(1).float()
 
     def corpus(self, index: Tensor) -> Tensor:
-        """Codes of other safes of that kind, with digits of no kind among them."""
+        """Codes of other safes of that kind, four digits in five replaced by any."""
         codes = self.categorical(self.habits[self.kind[index]])
-        noise = torch.rand(codes.shape, generator=self.generator) < 0.4
+        noise = torch.rand(codes.shape, generator=self.generator) < 0.8
         return torch.where(noise, self.randint(OPTIONS, *codes.shape), codes)
