@@ -168,12 +168,12 @@ def test_rows_are_selected_by_what_they_are_not_by_plan():
 
 
 def test_the_rate_that_seed_0_chose_counts():
-    better = [row("one", "tea", 0, 99.0, rate=LEARNING_RATES[2])]
-    other = [row("one", "tea", s, 7.0, rate=LEARNING_RATES[2]) for s in SEEDS]
+    better = [row("one", "tea", 0, 99.0, rate=LEARNING_RATES[-1])]
+    other = [row("one", "tea", s, 7.0, rate=LEARNING_RATES[-1]) for s in SEEDS]
     assert results(main_rows() + better + other).values("one", "tea") == dict.fromkeys(SEEDS, 7.0)
     text, found = report.section_rates(results(main_rows() + better))
-    assert found["rates"]["tea"]["one"] == LEARNING_RATES[2]
-    assert f"{LEARNING_RATES[2]:g} ↑ (2 tried)" in text
+    assert found["rates"]["tea"]["one"] == LEARNING_RATES[-1]
+    assert f"{LEARNING_RATES[-1]:g} ↑ (2 tried)" in text
 
 
 def test_constant_offset_wins_everywhere():
