@@ -1,6 +1,6 @@
 """The mechanism check: does an estimator's gradient point where best-of-N grows?
 
-    python -m benchmarks.training.mechanism                       # four tasks, three seeds; under 8 minutes on one core
+    python -m benchmarks.training.mechanism   # four tasks, three seeds; 6 to 8 minutes on one core, base models aside
     python -m benchmarks.training.mechanism --tasks tour --seeds 1 --output tour.json
 
 The policy is a task's base model, frozen. The reference is its empirical best-of-128 gradient over all of its
