@@ -10,7 +10,7 @@ and that of single batches of 256 rollouts, m per prompt, which is what an updat
 
 All gradients are noisy, the reference too, and noise shortens a cosine. Where it does not belong it is taken out: the
 rollouts come in two independent halves, an estimator's gradient from one is compared with the reference from the
-other, and the square of a norm is the inner product of the same gradient from both.
+other, and divided by what noise leaves of it, as the cosine of the same gradient from both halves tells.
 """
 
 from __future__ import annotations
