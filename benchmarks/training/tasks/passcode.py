@@ -1,7 +1,7 @@
 """0/1, low success: guess four digits whose likely values the prompt hints at; 1 for all right, else 0.
 
 The hint is about the distribution of the code, not the code. pass@1 wants the likeliest code every time, pass@N as many
-codes as N guesses can cover.
+codes as N guesses can cover. The base model is too sure of itself.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from benchmarks.training.task import NUM_HELD_OUT, Task
 
-KINDS, OPTIONS, LENGTH, DIGITS = 8, 4, 4, 32
+KINDS, OPTIONS, LENGTH, DIGITS = 8, 4, 6, 32
 USERS = 256
 CODES = torch.tensor([0.6, 0.2, 0.15, 0.05])
+SHARPNESS = 3.0
 
 
 class Passcode(Task):
@@ -43,7 +44,5 @@ class Passcode(Task):
         return (completions == self.code[index]).all(1).float()
 
     def corpus(self, index: Tensor) -> Tensor:
-        """Codes of other safes of that kind, four digits in five replaced by any."""
-        codes = self.categorical(self.habits[self.kind[index]])
-        noise = torch.rand(codes.shape, generator=self.generator) < 0.8
-        return torch.where(noise, self.randint(OPTIONS, *codes.shape), codes)
+        """Codes of other safes of that kind, the likely ones more often than they are."""
+        return self.categorical(self.habits[self.kind[index]] ** SHARPNESS)

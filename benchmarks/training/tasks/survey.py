@@ -1,7 +1,8 @@
 """Bounded, with ties: guess a user's ten answers from the kind of user; the reward is the share that is right.
 
 The prompt shows the kind of user and who it is; what kind of user gives which answers can be learned, what this user
-answers can not. Best-of-1 wants the likeliest answers, best-of-N a spread around them: the larger N, the wider.
+answers can not. Best-of-1 wants the likeliest answers, best-of-N a spread around them: the larger N, the wider. The
+base model is too sure of itself, as instruction-tuned models are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from benchmarks.training.task import NUM_HELD_OUT, Task
 KINDS, OPTIONS, QUESTIONS, DIGITS = 8, 4, 10, 32
 USERS = 256
 ANSWERS = torch.tensor([0.55, 0.25, 0.15, 0.05])
+SHARPNESS = 4.0
 
 
 class Survey(Task):
@@ -43,7 +45,5 @@ class Survey(Task):
         return (completions == self.answers[index]).float().mean(1)
 
     def corpus(self, index: Tensor) -> Tensor:
-        """What others of that kind answer, or anything."""
-        answers = self.categorical(self.population[self.kind[index]])
-        noise = torch.rand(answers.shape, generator=self.generator) < 0.5
-        return torch.where(noise, self.randint(OPTIONS, *answers.shape), answers)
+        """What others of that kind answer, the likely answers more often than they do."""
+        return self.categorical(self.population[self.kind[index]] ** SHARPNESS)
