@@ -1154,8 +1154,41 @@ def report(results: Results) -> tuple[dict[str, str], dict[str, Any]]:
     return texts, summary
 
 
+SHORT = ("base", "grpo", "max_at_m", "tea_published", "prefix_tea_published", "tea", "tea_memory", "ladder_memory")
+
+
+def short(results: Results) -> str:
+    """The table for the project's README."""
+    methods = results.methods(SHORT)
+    if "grpo" not in methods:
+        return NOT_RUN
+    results.used.clear()
+    ranks = rank(results)
+    rows = []
+    for name in methods:
+        cells = []
+        for task in results.tasks:
+            mean = t_interval(results.values(task, name).values())
+            gap = paired(results.values(task, name), results.values(task, "grpo"))
+            text = "" if mean is None else f"{mean.mean:.{results.decimals(task)}f}"
+            if name != "grpo" and gap is not None:
+                text += f" ({gap.text(results.decimals(task), True)})"
+            cells.append(text)
+        place = f"{ranks.of(name):.1f}" if ranks is not None and name in ranks.methods else ""
+        rows.append([f"`{name}`", *cells, place])
+    ranked = f", of {len(ranks.methods)} methods" if ranks else ""
+    text = (
+        f"Best of {N} on held-out prompts after training with m = {M} rollouts per prompt; in brackets the difference "
+        f"to GRPO with its paired {LEVEL:.0%} interval over seeds; last the mean rank over tasks and seeds{ranked}.\n\n"
+    )
+    text += table(["", *results.tasks, "mean rank"], rows)
+    return f"{text}\n\n{provenance(results.used.values(), 'python -m benchmarks.training.run main')}"
+
+
 def write(results: Results, folder: Path) -> None:
-    """Fill ``folder``'s README.md, and write its figures and results/summary.json."""
+    """Fill ``folder``'s README.md, and write its figures and results/summary.json; the project's README at home."""
+    if folder == HERE:
+        replace_section(HERE.parents[1] / "README.md", "training", short(results))
     texts, summary = report(results)
     for name, (_, _, figures) in SECTIONS.items():
         for figure in figures:
