@@ -79,10 +79,11 @@ def ladder_coefficients(target_n: float, rungs: Sequence[int], num_generations: 
     """
     c = np.array([expected_max_bank(k)[member] for k in rungs])
     c_target = expected_max_bank(target_n)[member]
+    if len(rungs) == 2:
+        # By hand: where N is a rung the other gets exactly 0, or rounding would be all that is left of a tied group.
+        return [float((c[1] - c_target) / (c[1] - c[0])), float((c_target - c[0]) / (c[1] - c[0]))]
     constraints = np.stack((np.ones_like(c), c))
     particular = np.linalg.lstsq(constraints, np.array([1.0, c_target]), rcond=None)[0]
-    if len(rungs) == 2:
-        return particular.tolist()
     m = num_generations
     weights = np.array([max_at_k_spacing_weights(m, k)[1:] for k in rungs])  # (K, m - 1)
     at_least = (m - np.arange(1, m)) / m  # share of rollouts at or above rank i, i = 2 .. m

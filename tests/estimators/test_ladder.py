@@ -162,3 +162,8 @@ def test_within_the_group_it_is_max_at_n(target_n, tail):
         torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-9)
     else:
         assert not torch.allclose(found[0], expected[0])
+
+
+def test_a_tied_best_leaves_nothing_within_the_group():
+    rewards = torch.tensor([[0.0] * 14 + [1.0, 1.0]])
+    assert (tea.ladder_advantages(rewards, 16) == 0).all()
