@@ -743,11 +743,17 @@ def section_efficiency(results: Results) -> Section:
     """How many rollouts others need for what ours reaches with 16."""
     found: dict[str, Any] = {"values": {}}
     rows = []
-    shared = {task: _shared_seeds(efficiency_values(results, task).values()) for task in results.tasks}
+    # Where nothing was run with more rollouts there is nothing to say of how many it takes.
+    names = [
+        task
+        for task in results.tasks
+        if any(results.values(task, name, m=m) for name, sizes in EFFICIENCY.items() for m in sizes if m > M)
+    ]
+    shared = {task: _shared_seeds(efficiency_values(results, task).values()) for task in names}
     for name, sizes in EFFICIENCY.items():
         for m in sizes:
             cells, entry = [], {}
-            for task in results.tasks:
+            for task in names:
                 values, decimals = results.values(task, name, m=m), results.decimals(task)
                 mean = t_interval(value for seed, value in values.items() if seed in shared[task])
                 gap = None if (name, m) == (REFERENCE, M) else paired(values, results.values(task, REFERENCE))
@@ -763,7 +769,7 @@ def section_efficiency(results: Results) -> Section:
         f"Best of {N} by rollouts per prompt m, with {PROMPTS} prompts per update and as many updates for all, mean "
         f"over the seeds that all have; in parentheses minus that of {REFERENCE} with m = {M}, paired, ± half of the "
         "95 % interval over seeds, bold where it leaves out 0. Learning rates as chosen for "
-        f"m = {M}.\n\n{table(['method', 'm', *results.tasks], rows)}"
+        f"m = {M}.\n\n{table(['method', 'm', *names], rows)}"
     )
     needed_rows, needed_by = [], {}
     for name, sizes in EFFICIENCY.items():
@@ -771,7 +777,7 @@ def section_efficiency(results: Results) -> Section:
             continue
         cells = []
         needed_by[name] = {}
-        for task in results.tasks:
+        for task in names:
             gaps = {
                 m: gap
                 for m in sizes
@@ -782,14 +788,14 @@ def section_efficiency(results: Results) -> Section:
             cells.append(_needed_text(needed))
         needed_rows.append([name, *cells])
     found["needed"] = needed_by
-    total = ", ".join(f"{task} {M * PROMPTS * results.updates[task]:,}" for task in results.tasks)
+    total = ", ".join(f"{task} {M * PROMPTS * results.updates[task]:,}" for task in names)
     text += (
         f"\n\nRollouts per prompt at which a method's mean is at least that of {REFERENCE} with m = {M}, and in "
         "parentheses those from which on the paired interval of the difference is not below 0; 'none' is none of those "
         f"that were run. Total rollouts of a training run are m * {PROMPTS} * updates: their ratio is that of m; "
         f"{REFERENCE} with m = {M} has {total}.\n\n"
     )
-    return text + table(["method", *results.tasks], needed_rows), found
+    return text + table(["method", *names], needed_rows), found
 
 
 def efficiency_values(results: Results, task: str) -> dict[tuple[str, int], BySeed]:
@@ -889,13 +895,14 @@ def section_verdict(results: Results, summary: Mapping[str, Any]) -> Section:
                 f"over tasks; wins / ties / losses {of['counts']}."
             )
     for name, by_task in summary["efficiency"].get("needed", {}).items():
-        tried = {task: of for task, of in by_task.items() if of["tried"]}
+        # A single size, as in the main table, says nothing about how many it takes.
+        tried = {task: of for task, of in by_task.items() if len(of["tried"]) > 1}
         if tried:
             factors = [
                 f"{task} > {max(of['tried']) / M:g}" if of["mean"] is None else f"{task} {of['mean'] / M:g}"
                 for task, of in tried.items()
             ]
-            at_least = sum(of["mean"] is None or of["mean"] >= 4 * M for of in tried.values())
+            at_least = sum((of["mean"] or max(of["tried"]) + 1) >= 4 * M for of in tried.values())
             lines.append(
                 f"Rollouts that {name} needs for what {REFERENCE} reaches with m = {M}, divided by those: "
                 f"{_list(factors)}; 4 or more on {at_least} of {len(tried)} tasks."
