@@ -88,7 +88,7 @@ def pretrain(task: Task, **size: int) -> nn.Module:
     return policy
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def _code_version(task_class: type[Task]) -> str:
     import inspect
 

@@ -64,6 +64,12 @@ class Task(ABC):
         """Number of prompts to train on: the first rows of ``tokens``."""
         return len(self.tokens) - NUM_HELD_OUT
 
+    @staticmethod
+    def numbered(kind: Tensor, digits: int, first: int) -> Tensor:
+        """Prompts (n, 3) of a kind (n,), already a token, and the prompt's own number, two digits from ``first`` on."""
+        number = torch.arange(len(kind))
+        return torch.stack((kind, first + number // digits % digits, first + number % digits), dim=1)
+
     def randint(self, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high)."""
         return torch.randint(high, shape, generator=self.generator)

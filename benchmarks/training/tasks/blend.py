@@ -30,11 +30,7 @@ class Blend(Task):
     def setup(self) -> None:
         guests = GUESTS + NUM_HELD_OUT
         self.occasion = self.randint(OCCASIONS, guests)
-        number = torch.arange(guests)
-        first = INGREDIENTS + OCCASIONS
-        self.tokens = torch.stack(
-            (INGREDIENTS + self.occasion, first + number // DIGITS % DIGITS, first + number % DIGITS), dim=1
-        )
+        self.tokens = self.numbered(INGREDIENTS + self.occasion, DIGITS, INGREDIENTS + OCCASIONS)
         self.suits = torch.randn(OCCASIONS, INGREDIENTS, generator=self.generator)
         self.taste = torch.randn(guests, INGREDIENTS, generator=self.generator)
         together = torch.randn(INGREDIENTS, INGREDIENTS, generator=self.generator)

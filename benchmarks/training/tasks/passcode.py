@@ -30,15 +30,7 @@ class Passcode(Task):
         self.kind = self.randint(KINDS, safes)
         self.habits = self.permuted_rows(CODES, KINDS, LENGTH)
         self.code = self.categorical(self.habits[self.kind])
-        number = torch.arange(safes)
-        self.tokens = torch.stack(
-            (
-                OPTIONS + self.kind,
-                OPTIONS + KINDS + number // DIGITS % DIGITS,
-                OPTIONS + KINDS + number % DIGITS,
-            ),
-            dim=1,
-        )
+        self.tokens = self.numbered(OPTIONS + self.kind, DIGITS, OPTIONS + KINDS)
 
     def reward(self, index: Tensor, completions: Tensor) -> Tensor:
         return (completions == self.code[index]).all(1).float()

@@ -31,15 +31,7 @@ class Survey(Task):
         self.kind = self.randint(KINDS, users)
         self.population = self.permuted_rows(ANSWERS, KINDS, QUESTIONS)
         self.answers = self.categorical(self.population[self.kind])
-        number = torch.arange(users)
-        self.tokens = torch.stack(
-            (
-                OPTIONS + self.kind,
-                OPTIONS + KINDS + number // DIGITS % DIGITS,
-                OPTIONS + KINDS + number % DIGITS,
-            ),
-            dim=1,
-        )
+        self.tokens = self.numbered(OPTIONS + self.kind, DIGITS, OPTIONS + KINDS)
 
     def reward(self, index: Tensor, completions: Tensor) -> Tensor:
         return (completions == self.answers[index]).float().mean(1)

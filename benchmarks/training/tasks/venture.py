@@ -30,16 +30,7 @@ class Venture(Task):
         self.market = self.randint(MARKETS, years)
         self.odds = self.permuted_rows(WINS, MARKETS, STAGES)
         self.winner = 1 + self.categorical(self.odds[self.market])
-        number = torch.arange(years)
-        first = 1 + SECTORS
-        self.tokens = torch.stack(
-            (
-                first + self.market,
-                first + MARKETS + number // DIGITS % DIGITS,
-                first + MARKETS + number % DIGITS,
-            ),
-            dim=1,
-        )
+        self.tokens = self.numbered(1 + SECTORS + self.market, DIGITS, 1 + SECTORS + MARKETS)
 
     def reward(self, index: Tensor, completions: Tensor) -> Tensor:
         bet = torch.where(completions == self.winner[index], WON, LOST)
