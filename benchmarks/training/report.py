@@ -1200,7 +1200,7 @@ def write(results: Results, folder: Path) -> None:
     for name, (_, _, figures) in SECTIONS.items():
         for figure in figures:
             path = folder / "figures" / f"{figure}.png"
-            if FIGURES[figure](results, path):
+            if texts[name] != NOT_RUN and FIGURES[figure](results, path):
                 texts[name] += f"\n\n![{figure}](figures/{path.name})"
             else:
                 path.unlink(missing_ok=True)  # of other rows
