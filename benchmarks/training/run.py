@@ -135,13 +135,12 @@ def _cell(plan: str, task: str, method: str, seed: int, m: int = M, n: int = N, 
 
 def plan_main(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     """Every method at m = 16, N = 128, and the base model."""
-    methods = [*MAIN, OTHER_ROLLOUTS]
     cells = [Cell("main", task, "base", 0, 0, 0, 0, seed) for task in names for seed in seeds]
     return cells + [
         _cell("main", task, method, seed)
         for seed in seeds
         for task in names
-        for method in methods
+        for method in [*MAIN, OTHER_ROLLOUTS]
         if applicable(method, task)
     ]
 
@@ -189,11 +188,7 @@ def plan_efficiency(names: list[str], seeds: Iterable[int]) -> list[Cell]:
 def plan_ablations(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     """One thing changed at a time."""
     return [
-        _cell("ablations", task, method, seed)
-        for seed in list(seeds)[:3]
-        for task in names
-        for method in ABLATIONS
-        if method != OTHER_ROLLOUTS
+        _cell("ablations", task, method, seed) for seed in list(seeds)[:3] for task in names for method in ABLATIONS
     ]
 
 
