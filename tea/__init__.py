@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tea.estimators import bon_max_second_advantages as bon_max_second_advantages
     from tea.estimators import cat_bon_advantages as cat_bon_advantages
     from tea.estimators import dr_grpo_advantages as dr_grpo_advantages
+    from tea.estimators import eb_bon_advantages as eb_bon_advantages
     from tea.estimators import expected_max_normal as expected_max_normal
     from tea.estimators import functional_advantages as functional_advantages
     from tea.estimators import get_estimator as get_estimator
@@ -56,6 +57,7 @@ _HOME = {
             "bon_max_second_advantages",
             "cat_bon_advantages",
             "dr_grpo_advantages",
+            "eb_bon_advantages",
             "expected_max_normal",
             "functional_advantages",
             "get_estimator",

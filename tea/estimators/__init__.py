@@ -20,6 +20,7 @@ from tea.estimators.baselines import (
     rs_grpo_advantages,
 )
 from tea.estimators.binary import check_prior, pass_at_n_advantages, passk_binary_advantages
+from tea.estimators.empirical_bayes import eb_bon_advantages
 from tea.estimators.families import check_tail
 from tea.estimators.functional import functional_advantages
 from tea.estimators.group import (
@@ -55,6 +56,7 @@ __all__ = [
     "bon_max_second_advantages",
     "cat_bon_advantages",
     "dr_grpo_advantages",
+    "eb_bon_advantages",
     "expected_max_normal",
     "functional_advantages",
     "get_estimator",
@@ -144,6 +146,12 @@ _REGISTRY: dict[str, EstimatorSpec] = {
             "ours",
             gaussian_tail=True,
             monotone_in_training=True,
+        ),
+        EstimatorSpec(
+            "eb_bon",
+            eb_bon_advantages,
+            "best-of-N by empirical Bayes: each level of reward has a prior that the whole batch teaches",
+            "ours",
         ),
         EstimatorSpec(
             "pass_at_n",

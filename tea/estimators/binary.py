@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tea.estimators.group import (
     Group,
+    Table,
     as_group,
     by_count,
     check_target_n,
@@ -22,7 +23,10 @@ from tea.estimators.group import (
 from tea.estimators.order import check_k, log_binomial
 
 # What prior="fit" chooses among: means and concentrations a + b of the Beta distribution.
-PRIOR_MEANS = (0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.99, 0.997)
+PRIOR_MEANS = (
+    *(0.0003, 0.001, 0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4),
+    *(0.5, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.99, 0.997),
+)
 PRIOR_CONCENTRATIONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
@@ -58,26 +62,28 @@ def _prior_grid() -> tuple[np.ndarray, np.ndarray]:
     return mean * concentration, (1.0 - mean) * concentration
 
 
-def _evidence_table(m: int) -> list[list[float]]:
-    """Row count * (m + 1) + successes: log-likelihood of these outcomes under every prior of the grid."""
+def _outcomes(m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows count * (m + 1) + s: (rows, 1) each, count and s."""
+    count, successes = np.divmod(np.arange((m + 1) ** 2), m + 1)
+    return count[:, None], successes[:, None]
+
+
+def grid_evidence_table(m: int) -> Table:
+    """Row count * (m + 1) + s: log-likelihood of s successes among count rollouts, under every prior of the grid."""
     a, b = _prior_grid()
-    return [
-        (special.betaln(a + s, b + max(count - s, 0)) - special.betaln(a, b)).tolist()
-        for count in range(m + 1)
-        for s in range(m + 1)
-    ]
+    count, successes = _outcomes(m)
+    return special.betaln(a + successes, b + np.maximum(count - successes, 0)) - special.betaln(a, b)
 
 
-def _grid_weight_table(m: int, target_n: float) -> list[list[float]]:
+def grid_weight_table(m: int, target_n: float) -> np.ndarray:
     """Row count * (m + 1) + s: the weight given s successes among the count - 1 others, under every prior."""
     a, b = _prior_grid()
-    rows = []
-    for count in range(m + 1):
-        for s in range(m + 1):
-            failures = max(count - 1 - s, 0)
-            log_weight = special.betaln(a + s, b + failures + target_n - 1.0) - special.betaln(a + s, b + failures)
-            rows.append((target_n * np.exp(log_weight)).tolist())
-    return rows
+    count, successes = _outcomes(m)
+    failures = np.maximum(count - 1 - successes, 0)
+    log_weight = special.betaln(a + successes, b + failures + target_n - 1.0) - special.betaln(
+        a + successes, b + failures
+    )
+    return target_n * np.exp(log_weight)
 
 
 def _fitted_weight(success: Tensor, group: Group, target_n: float) -> Tensor:
@@ -90,9 +96,9 @@ def _fitted_weight(success: Tensor, group: Group, target_n: float) -> Tensor:
     # Not a sum of rewards: where nobody could look they may be anything, and an index may not.
     right = success > 0.5
     row = group.count.squeeze(1) * (m + 1) + right.sum(1)
-    evidence = constant(_evidence_table, m, dtype=dtype, device=device)[row]  # (P, grid)
+    evidence = constant(grid_evidence_table, m, dtype=dtype, device=device)[row]  # (P, grid)
     belief = torch.softmax(evidence.sum(0, keepdim=True) - evidence, dim=1)
-    weights = constant(_grid_weight_table, m, target_n, dtype=dtype, device=device)
+    weights = constant(grid_weight_table, m, target_n, dtype=dtype, device=device)
     of_failure = (belief * weights[row]).sum(1, keepdim=True)
     of_success = (belief * weights[(row - 1).clamp(min=0)]).sum(1, keepdim=True)
     return torch.where(right, of_success, of_failure)

@@ -20,7 +20,7 @@ from torch import Tensor
 Scale = Literal["none", "group", "batch"]
 SCALES: tuple[str, ...] = get_args(Scale)
 
-Table = Sequence[Sequence[float]]
+Table = Sequence[Sequence[float]] | np.ndarray
 
 # TRL adds this to the standard deviation that it divides by.
 STD_EPSILON = 1e-4

@@ -1,0 +1,178 @@
+"""Empirical Bayes for best-of-N: what a group cannot say about its tail, the other groups of the batch can.
+
+Best-of-N is an integral over levels of one minus F^N, F the probability of not exceeding the level; at each level a
+rollout either exceeds it or not. So it is pass@N at every level, and each level gets what
+:func:`tea.pass_at_n_advantages` does for a verifier: a Beta prior for that probability, learnt from all prompts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tea.estimators.binary import grid_evidence_table, grid_weight_table
+from tea.estimators.group import (
+    Group,
+    Table,
+    as_group,
+    check_target_n,
+    constant,
+    finalize,
+    group_mean,
+    power_of_two_below,
+    reward_std,
+    sort_groups,
+)
+
+MAX_LEVELS = 256
+
+
+def _level_positions(rollouts: int) -> Table:
+    """Which of the sorted rewards of the batch are levels, as positions in [0, 1].
+
+    All of them where there are few. Of more, half at even distances, for prompts whose best is another's average, and
+    half ever denser towards the top, where F^(N-1) is not 0.
+    """
+    if rollouts <= MAX_LEVELS:
+        return [np.linspace(0.0, 1.0, rollouts).tolist()]
+    half = MAX_LEVELS // 2
+    top = 1.0 - np.logspace(-math.log10(rollouts - 1), 0.0, half)
+    return [np.sort(np.concatenate((np.linspace(0.0, 1.0, MAX_LEVELS - half), top))).tolist()]
+
+
+def _step_table(m: int, target_n: float) -> Table:
+    """Row count * (m + 1) + s: how much more a rollout above the level gets than one below it, per unit of reward."""
+    weights = grid_weight_table(m, target_n).reshape(m + 1, m + 1, -1)  # of a rollout with s of its others above
+    count, above = np.meshgrid(np.arange(m + 1), np.arange(m + 1), indexing="ij")
+    count, above = count[..., None], above[..., None]
+    others = np.maximum(count - 1, 1)
+    higher = np.concatenate((np.zeros_like(weights[:, :1]), weights[:, :-1]), axis=1)  # one that is above itself
+    step = higher * (count - above) / others + weights * above / others
+    # Where all are on one side there is nothing to compare.
+    return np.where((above > 0) & (above < count), step, 0.0).reshape((m + 1) ** 2, -1)
+
+
+def _shrunk(values: Tensor, noise: Tensor, known: Tensor) -> Tensor:
+    """How far each of ``values`` (P, 1) is to be moved to their mean, as a share in [0, 1].
+
+    Args:
+        values: (P, 1) estimates.
+        noise: (P, 1) their sampling variances.
+        known: (P, 1) bool; where not, the share is 1.
+    """
+    count = known.sum()
+    variance = torch.where(known, values, 0.0).square().sum() / (count - 1).clamp(min=1)
+    between = (variance - torch.where(known, noise, 0.0).sum() / count.clamp(min=1)).clamp(min=0.0)
+    # Equal ones need no moving, and 0 / 0 is no share.
+    return torch.where(known & (between > 0), 1.0 - between / (between + noise), 1.0)
+
+
+def _standardized(group: Group) -> tuple[Tensor, Tensor]:
+    """Rewards (P, m) minus each prompt's mean, over its standard deviation (P, 1), which is the second result.
+
+    Both are shrunk to those of the batch by as much as m rollouts leave them uncertain.
+    """
+    count = group.count.to(group.rewards.dtype)
+    known = group.count > 1
+    std = reward_std(group)
+    known_std = known & (std > 0)
+    log_std = torch.where(known_std, std, 1.0).log()
+    center = torch.where(known_std, log_std, 0.0).sum() / known_std.sum().clamp(min=1)
+    moved = _shrunk(log_std - center, 0.5 / (count - 1).clamp(min=1), known_std)
+    scale = torch.where(known_std, log_std - moved * (log_std - center), center).exp()
+
+    mean = group_mean(group.rewards, group)
+    anchor = torch.where(known, mean, torch.nan).nanmean()
+    distance = torch.where(known, mean - anchor, 0.0)
+    unit = power_of_two_below(distance.abs().amax())
+    noise = (torch.where(known, std, 0.0) / unit).square() / count.clamp(min=1)
+    moved = _shrunk(distance / unit, noise, known)
+    # From the prompt's own mean: next to a prompt whose rewards are 1e30 the others keep their digits.
+    return (group.rewards - mean + torch.where(known, moved * distance, 0.0)) / scale, scale
+
+
+def eb_bon_advantages(
+    rewards: Tensor,
+    target_n: float,
+    *,
+    standardize: bool = True,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""Best-of-N by empirical Bayes: each level of reward is a 0/1 question whose prior the whole batch teaches.
+
+    With F_p(t) the probability that a rollout of prompt p does not exceed t, best-of-N is
+    :math:`\int (1 - F_p(t)^N) dt` up to a constant, and the advantage
+
+    .. math::
+        A_i = \int E[N F_p(t)^{N-1} \mid c_{-i}(t)] \left( 1[R_i > t] - \frac{c_{-i}(t)}{m - 1} \right) dt
+
+    where :math:`c_{-i}(t)` of the other m - 1 rollouts exceed t and :math:`1 - F_p(t)` has a Beta prior. The prior of
+    each level is averaged over a grid, every member weighted by how well it predicts the batch. So where prompts are
+    alike, P * m rollouts tell how rare a reward is and N may be as large as that; where they are not, the group's own
+    ranks decide, as in max@m. No shape of the tail is assumed, and nondecreasing by construction: no N F^(N-1) is
+    negative. With 0/1 rewards and ``standardize=False`` this is ``pass_at_n`` with ``prior="fit"``, up to a prompt's
+    share in its own prior: here every prompt's counts for (P - 1) / P. Ours.
+
+    It needs a batch: with few prompts the grid of priors is all it has, and with one nothing else.
+
+    Args:
+        rewards: (P, m) float; higher is better; NaN marks a missing one.
+        target_n: N, samples per prompt at deployment, >= 1. N = 1: m / (m - 1) times the reward minus its mean.
+        standardize: Compare prompts after subtracting each one's mean and dividing by its standard deviation, both
+            shrunk to the batch's by what m rollouts leave uncertain; the advantages are in units of the reward all
+            the same. False: the levels are rewards as they are.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward (it is one already).
+        center: Subtract the group mean.
+        scale: "none", or divide by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        TypeError, ValueError: On bad arguments, see :func:`tea.estimators.group.as_group`.
+
+    Checked by ``tests/estimators/test_empirical_bayes.py``.
+    """
+    check_target_n(target_n)
+    group = as_group(rewards, mask)
+    if rewards.numel() == 0:
+        return torch.zeros_like(group.rewards)
+    dtype, device = group.rewards.dtype, rewards.device
+    m = rewards.shape[1]
+    values, unit = _standardized(group) if standardize else (group.rewards, torch.ones_like(group.rewards[:, :1]))
+
+    # The levels, (T,): order statistics of the batch, the invalid ones beyond them.
+    pooled = sort_groups(torch.where(group.valid, values, torch.inf).reshape(1, -1))[0].squeeze(0)
+    positions = constant(_level_positions, rewards.numel(), dtype=dtype, device=device).squeeze(0)
+    number = group.count.sum()
+    levels = pooled[(positions * (number - 1)).round().long().clamp(min=0)]
+    gaps = torch.where(number > 0, levels.diff(), 0.0)
+    levels = torch.where(number > 0, levels, 0.0)
+
+    # How many of each prompt exceed each level, (P, T - 1), and what that says of the priors.
+    ascending = sort_groups(torch.where(group.valid, values, -torch.inf))[0]
+    below = torch.searchsorted(ascending, levels[:-1].expand(len(rewards), -1).contiguous(), right=True)
+    row = group.count * (m + 1) + (m - below)
+    # Sums of logarithms over all prompts, of which the differences between priors matter.
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    evidence = constant(grid_evidence_table, m, dtype=exact, device=device)
+    seen = torch.zeros(row.shape[1], len(evidence), dtype=exact, device=device)
+    seen = seen.scatter_add(1, row.t(), torch.ones_like(row.t(), dtype=exact))
+    prompts = (group.count > 0).sum().clamp(min=1)
+    belief = torch.softmax(seen @ evidence * ((prompts - 1) / prompts), dim=1)
+    steps = (belief @ constant(_step_table, m, target_n, dtype=exact, device=device).t()).to(dtype)
+
+    # The integral up to every level, and from there on to the reward.
+    slope = steps.gather(1, row.t()).t()
+    integral = torch.cat((torch.zeros_like(slope[:, :1]), (slope * gaps).cumsum(1)), dim=1)
+    inside = torch.where(group.valid, values, levels[:1])
+    at = (torch.searchsorted(levels, inside.contiguous(), right=True) - 1).clamp(0, max(len(gaps) - 1, 0))
+    raw = integral.gather(1, at) + slope.gather(1, at) * (inside - levels[at])
+    return finalize(raw * unit, group, monotone=monotone, center=center, scale=scale)
