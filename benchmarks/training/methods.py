@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -98,71 +98,57 @@ _MAIN = [
     Method("prefix_tea_published", "prefix_tea", lambda m, n: {"monotone": False}),
     Method("tea", "tea", ours=True),
     Method("ladder", "ladder", ours=True),
+    Method("eb_bon", "eb_bon", ours=True),
     Method("pass_at_n", "pass_at_n", ours=True, binary_only=True),
-    Method("max_at_n_memory", "max_at_k", lambda m, n: {"k": max(m, n)}, ours=True, memory=_beyond),
+    Method("max_at_n/2_memory", "max_at_k", lambda m, n: {"k": max(m, n // 2)}, ours=True, memory=_beyond),
     Method("ladder_memory", "ladder", ours=True, memory=_beyond),
-    Method("tea_memory", "tea", lambda m, n: {"tail_fraction": 0.125}, ours=True, memory=_beyond),
 ]
 
 
-def _memory(size: int) -> Callable[[int, int], int]:
-    return lambda m, n: size
-
-
-def _ladder(why: str, name: str, size: int | None = None, settings: Options | None = None, **options: Any) -> Method:
-    return Method(
-        f"ladder_memory, {name}",
-        "ladder",
-        lambda m, n: options,
-        ours=True,
-        memory=_beyond if size is None else _memory(size),
+def _vary(
+    parent: str, name: str, why: str, size: int | None = None, settings: Options | None = None, **options: Any
+) -> Method:
+    """A method of the main table with some options changed, or with a memory."""
+    of = METHODS[parent]
+    return replace(
+        of,
+        name=f"{parent}, {name}",
+        options=lambda m, n: {**of.options(m, n), **options},
+        memory=of.memory if size is None else lambda m, n: size,
         why=why,
         settings=settings or {},
     )
 
 
+METHODS: dict[str, Method] = {method.name: method for method in _MAIN}
+
 _ABLATIONS = [
-    _ladder("projection", "unprojected", monotone=False),
-    Method("ladder, unprojected", "ladder", lambda m, n: {"monotone": False}, ours=True, why="projection"),
-    Method("prefix_tea, projected", "prefix_tea", ours=True, why="projection"),
+    _vary("ladder", "unprojected", "projection", monotone=False),
+    _vary("ladder_memory", "unprojected", "projection", monotone=False),
+    replace(_vary("prefix_tea_published", "projected", "projection", monotone=True), ours=True),
+    *(_vary("tea", f"fraction {share}", "tail fraction", tail_fraction=share) for share in (0.125, 0.5, 1.0)),
+    _vary("tea", "tail auto", "tail family", tail="auto", tail_fraction="auto"),
+    _vary("max_at_m", "unscaled", "scale", scale="none"),
+    _vary("eb_bon", "unscaled", "scale", scale="none"),
+    replace(_vary("bon_max_second", "over its own std", "scale"), normalize=False),
+    _vary("eb_bon", "uncentred", "centring", center=False),
+    *(_vary("prefix_tea_published", f"order {k}", "order", order=k) for k in (1, 3)),
+    *(_vary("ladder", f"rungs {low}, {high}", "rungs", rungs=(low, high)) for low, high in ((2, 4), (2, 16), (8, 16))),
+    *(_vary("eb_bon", f"target_n {target}", "target_n", target_n=target) for target in (16, 32, 64, 512)),
+    _vary("eb_bon", "rewards as they are", "standardize", standardize=False),
+    _vary("tea", "with memory", "memory", size=112),
+    _vary("eb_bon", "with memory", "memory", size=112),
+    *(_vary("ladder_memory", f"{size} remembered", "memory", size=size) for size in (16, 48)),
     *(
-        Method(f"tea, fraction {share}", "tea", lambda m, n, share=share: {"tail_fraction": share}, why="tail fraction")
-        for share in (0.125, 0.5, 1.0)
-    ),
-    Method(
-        "tea, tail auto", "tea", lambda m, n: {"tail": "auto", "tail_fraction": "auto"}, ours=True, why="tail family"
-    ),
-    _ladder("tail family", "tail auto", tail="auto"),
-    Method("max_at_m, unscaled", "max_at_k", lambda m, n: {"k": m, "scale": "none"}, why="scale"),
-    _ladder("scale", "unscaled", scale="none"),
-    Method("bon_max_second, over its own std", "bon_max_second", normalize=False, why="scale"),
-    _ladder("centring", "uncentred", center=False),
-    *(
-        Method(f"prefix_tea, order {k}", "prefix_tea", lambda m, n, k=k: {"order": k, "monotone": False}, why="order")
-        for k in (1, 3)
-    ),
-    _ladder("rungs", "rungs 2, 4", rungs=(2, 4)),
-    _ladder("rungs", "rungs 4, 16", rungs=(4, 16)),
-    _ladder("rungs", "rungs 16, 64", rungs=(16, 64)),
-    *(_ladder("target_n", f"target_n {target}", target_n=target, size=112) for target in (16, 32, 64, 512)),
-    Method("tea, with memory", "tea", ours=True, memory=_beyond, why="memory"),
-    *(_ladder("memory", f"{size} remembered", size=size) for size in (16, 48)),
-    *(
-        Method(
-            f"{name}, {label}", estimator, options, ours=ours, memory=memory, why="KL and clipping", settings=settings
-        )
-        for name, estimator, options, ours, memory in (
-            ("grpo", "grpo", lambda m, n: {}, False, _memory(0)),
-            ("max_at_m", "max_at_k", lambda m, n: {"k": m}, False, _memory(0)),
-            ("ladder_memory", "ladder", lambda m, n: {}, True, _beyond),
-        )
+        _vary(parent, label, "KL and clipping", settings=settings)
+        for parent in ("grpo", "max_at_m", "eb_bon")
         for label, settings in (("KL 0.05", {"beta": 0.05}), ("2 iterations, clipped", {"num_iterations": 2}))
     ),
 ]
 
 _NOISE = [Method(OTHER_ROLLOUTS, "max_at_k", lambda m, n: {"k": m}, settings={"sampling": 10_000})]
 
-METHODS: dict[str, Method] = {method.name: method for method in _MAIN + _ABLATIONS + _NOISE}
+METHODS |= {method.name: method for method in _ABLATIONS + _NOISE}
 MAIN = [method.name for method in _MAIN]
 ABLATIONS = [method.name for method in _ABLATIONS]
 PEERS = [method.name for method in _MAIN if not method.ours]

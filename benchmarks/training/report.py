@@ -46,7 +46,7 @@ RESAMPLES = 10_000
 RANKED = [name for name in MAIN if not METHODS[name].binary_only]
 # The same estimator up to a factor, which the division by the batch's root mean square takes out.
 SAME = ("max_at_m", "bon_max_second")
-REFERENCE = "ladder_memory"  # of ours, in the plans that do not run every method
+REFERENCE = "eb_bon"  # of ours, in the plans that do not run every method
 NOT_RUN = "Not run yet."
 
 BySeed = dict[int, float]

@@ -40,7 +40,7 @@ PROMPTS = ROLLOUTS // M
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 VALIDATION_SEED = 0
 SEEDS = (1, 2, 3, 4, 5)
-QUICK_METHODS = ("grpo", "max_at_m", "bon_max_second", "tea", "ladder_memory")
+QUICK_METHODS = ("grpo", "max_at_m", "bon_max_second", "tea", "eb_bon")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Cell:
         updates: Policy updates.
         seed: Of the task's tables, the base model, the order of the prompts and the sampling.
         learning_rate: None until it is chosen.
+        version: Of the task.
     """
 
     plan: str
@@ -68,6 +69,7 @@ class Cell:
     updates: int
     seed: int
     learning_rate: float | None = None
+    version: int = 1
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -81,12 +83,13 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
-    """The stored rows; a last line that was cut off by a crash is left out."""
+    """The stored rows of the tasks as they are now; a last line that was cut off by a crash is left out."""
     if not path.is_file():
         return []
     # What does not end in a newline is not finished.
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+    rows = [{"version": 1, **json.loads(line)} for line in lines]
+    return [row for row in rows if row["task"] not in tasks() or row["version"] == tasks()[row["task"]].version]
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -129,13 +132,16 @@ def applicable(method: str, task: str) -> bool:
 
 
 def _cell(plan: str, task: str, method: str, seed: int, m: int = M, n: int = N, prompts: int | None = None) -> Cell:
-    updates = tasks()[task].updates
-    return Cell(plan, task, method, m, n, ROLLOUTS // m if prompts is None else prompts, updates, seed)
+    of = tasks()[task]
+    taken = ROLLOUTS // m if prompts is None else prompts
+    return Cell(plan, task, method, m, n, taken, of.updates, seed, version=of.version)
 
 
 def plan_main(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     """Every method at m = 16, N = 128, and the base model."""
-    cells = [Cell("main", task, "base", 0, 0, 0, 0, seed) for task in names for seed in seeds]
+    cells = [
+        Cell("main", task, "base", 0, 0, 0, 0, seed, version=tasks()[task].version) for task in names for seed in seeds
+    ]
     return cells + [
         _cell("main", task, method, seed)
         for seed in seeds
@@ -157,7 +163,7 @@ def plan_headroom(names: list[str], seeds: Iterable[int]) -> list[Cell]:
 
 
 MISMATCH = ((4, 128), (8, 128), (16, 128), (16, 512), (64, 512))
-MISMATCH_METHODS = ("grpo", "max_at_m", "tea", "ladder", "ladder_memory")
+MISMATCH_METHODS = ("grpo", "max_at_m", "tea", "eb_bon", "ladder_memory")
 
 
 def plan_mismatch(names: list[str], seeds: Iterable[int]) -> list[Cell]:
@@ -171,7 +177,7 @@ def plan_mismatch(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     ]
 
 
-EFFICIENCY = {"grpo": (4, 16, 64, 128), "max_at_m": (4, 16, 32, 64, 128), "ladder_memory": (4, 8, 16)}
+EFFICIENCY = {"grpo": (4, 16, 64, 128), "max_at_m": (4, 16, 32, 64, 128), "eb_bon": (4, 8, 16)}
 
 
 def plan_efficiency(names: list[str], seeds: Iterable[int]) -> list[Cell]:
@@ -206,15 +212,14 @@ def tuned_as(cell: Cell) -> str:
     name = "max_at_m" if cell.method == "oracle" else cell.method
     if name in MAIN:
         return name
-    parent = name.split(", ")[0]
-    return f"{parent}_published" if parent == "prefix_tea" else parent
+    return name.split(", ")[0]
 
 
 def tuning_cells(cells: list[Cell], rates: Iterable[float]) -> list[Cell]:
     """The runs that choose the learning rates: (m, N) = (16, 128), at the validation seed."""
     wanted = {(cell.task, tuned_as(cell), cell.updates) for cell in cells if cell.method != "base"}
     return [
-        Cell("tuning", task, method, M, N, PROMPTS, updates, VALIDATION_SEED, rate)
+        Cell("tuning", task, method, M, N, PROMPTS, updates, VALIDATION_SEED, rate, tasks()[task].version)
         for task, method, updates in sorted(wanted)
         for rate in rates
     ]

@@ -24,6 +24,7 @@ class Task(ABC):
         name: As on the command line.
         reward_kind: What the distribution of rewards looks like, in a few words.
         vocab_size: Number of tokens, prompts and completions together.
+        version: Raised whenever an edit changes what a run gives; rows of another version are left out.
         completion_length: Tokens in a completion.
         updates: Policy updates of a full run.
         tokens: (num_prompts, prompt_length) int64; the last ``NUM_HELD_OUT`` rows are for evaluation only.
@@ -31,6 +32,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     reward_kind: ClassVar[str]
+    version: ClassVar[int] = 1
     vocab_size: ClassVar[int]
     completion_length: ClassVar[int]
     updates: ClassVar[int] = 100

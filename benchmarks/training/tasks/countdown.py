@@ -1,4 +1,7 @@
-"""0/1, verifiable arithmetic: combine four numbers with +, - and * from left to right into a target."""
+"""0/1, verifiable arithmetic: combine four numbers with +, - and * from left to right into a target.
+
+The base model prefers additions and larger numbers first, whatever the target: too sure of one kind of solution.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from benchmarks.training.task import NUM_HELD_OUT, Task
 NUMBERS, LARGEST, LOWEST_TARGET, HIGHEST_TARGET = 4, 9, 0, 60
 PLUS, MINUS, TIMES = 10, 11, 12
 PROBLEMS = 512
+OPERATORS = torch.tensor([0.8, 0.12, 0.08])  # +, -, *
+LARGER_FIRST = 0.7
 
 
 def evaluate(numbers: Tensor, operators: Tensor) -> Tensor:
@@ -28,6 +33,7 @@ class Countdown(Task):
 
     name = "countdown"
     reward_kind = "0/1"
+    version = 2
     vocab_size = 13 + HIGHEST_TARGET - LOWEST_TARGET + 1
     completion_length = 2 * NUMBERS - 1
     pretraining_steps = 600
@@ -37,10 +43,13 @@ class Countdown(Task):
         numbers = 1 + self.randint(LARGEST, 16 * needed, NUMBERS)
         operators = PLUS + self.randint(3, 16 * needed, NUMBERS - 1)
         target = evaluate(numbers, operators)
-        kept = ((target >= LOWEST_TARGET) & (target <= HIGHEST_TARGET)).nonzero()[:needed, 0]
         # In another order than that of the solution.
-        self.numbers = numbers[kept].sort(dim=1).values
-        self.target = target[kept]
+        problems = torch.cat((numbers.sort(dim=1).values, target[:, None]), dim=1)
+        problems = problems[(target >= LOWEST_TARGET) & (target <= HIGHEST_TARGET)]
+        # No problem twice, or some that are held out would be trained on.
+        problems = problems.unique(dim=0)
+        problems = problems[torch.randperm(len(problems), generator=self.generator)[:needed]]
+        self.numbers, self.target = problems[:, :NUMBERS], problems[:, NUMBERS]
         self.tokens = torch.cat((self.numbers, 13 + self.target[:, None] - LOWEST_TARGET), dim=1)
 
     def reward(self, index: Tensor, completions: Tensor) -> Tensor:
@@ -50,11 +59,10 @@ class Countdown(Task):
         return (right & (evaluate(numbers, operators) == self.target[index])).float()
 
     def corpus(self, index: Tensor) -> Tensor:
-        """Well-formed expressions, whatever their value; half of them may use a number twice and another not at all."""
-        order = torch.rand(len(index), NUMBERS, generator=self.generator).argsort(1)
-        careless = torch.rand(len(index), 1, generator=self.generator) < 0.5
-        order = torch.where(careless, self.randint(NUMBERS, len(index), NUMBERS), order)
+        """Well-formed expressions, whatever their value."""
+        noise = torch.randn(len(index), NUMBERS, generator=self.generator)
+        order = (noise - LARGER_FIRST * torch.arange(NUMBERS)).argsort(1)
         completions = torch.empty(len(index), self.completion_length, dtype=torch.long)
         completions[:, 0::2] = self.numbers[index].gather(1, order)
-        completions[:, 1::2] = PLUS + self.randint(3, len(index), NUMBERS - 1)
+        completions[:, 1::2] = PLUS + self.categorical(OPERATORS.expand(len(index), NUMBERS - 1, 3))
         return completions

@@ -1,7 +1,7 @@
-"""0/1, low success: guess four digits whose likely values the prompt hints at; 1 for all right, else 0.
+"""Rare successes beside partial credit: guess a code from a hint; 1 if right, 0.4 for passing, 0 for a wrong guess.
 
-The hint is about the distribution of the code, not the code. pass@1 wants the likeliest code every time, pass@N as many
-codes as N guesses can cover. The base model is too sure of itself.
+The hint is about the distribution of the code, not the code. One response had better pass, N had better guess as many
+codes as they can cover. The base model passes two times in five and is too sure of its guesses.
 """
 
 from __future__ import annotations
@@ -11,30 +11,35 @@ from torch import Tensor
 
 from benchmarks.training.task import NUM_HELD_OUT, Task
 
-KINDS, OPTIONS, LENGTH, DIGITS = 8, 4, 6, 32
-USERS = 256
-CODES = torch.tensor([0.6, 0.2, 0.15, 0.05])
-SHARPNESS = 3.0
+KINDS, OPTIONS, LENGTH, DIGITS = 8, 4, 4, 32
+PASS, CREDIT, PASSES = OPTIONS, 0.4, 0.4
+SAFES = 896
+CODES = torch.tensor([0.5, 0.25, 0.15, 0.1])
+SHARPNESS = 2.5
 
 
 class Passcode(Task):
-    """Tokens: 0 .. 3 options, then kinds, then digits of the safe's number."""
+    """Tokens: 0 .. 3 options, 4 to pass, then kinds, then digits of the safe's number."""
 
     name = "passcode"
-    reward_kind = "0/1"
-    vocab_size = OPTIONS + KINDS + DIGITS
+    reward_kind = "0, 0.4 or 1"
+    version = 2
+    vocab_size = OPTIONS + 1 + KINDS + DIGITS
     completion_length = LENGTH
 
     def setup(self) -> None:
-        safes = USERS + NUM_HELD_OUT
+        safes = SAFES + NUM_HELD_OUT
         self.kind = self.randint(KINDS, safes)
         self.habits = self.permuted_rows(CODES, KINDS, LENGTH)
         self.code = self.categorical(self.habits[self.kind])
-        self.tokens = self.numbered(OPTIONS + self.kind, DIGITS, OPTIONS + KINDS)
+        self.tokens = self.numbered(OPTIONS + 1 + self.kind, DIGITS, OPTIONS + 1 + KINDS)
 
     def reward(self, index: Tensor, completions: Tensor) -> Tensor:
-        return (completions == self.code[index]).all(1).float()
+        right = (completions == self.code[index]).all(1).float()
+        return torch.where(completions[:, 0] == PASS, CREDIT, right)
 
     def corpus(self, index: Tensor) -> Tensor:
-        """Codes of other safes of that kind, the likely ones more often than they are."""
-        return self.categorical(self.habits[self.kind[index]] ** SHARPNESS)
+        """Codes of other safes of that kind, the likely ones more often than they are; or passes."""
+        codes = self.categorical(self.habits[self.kind[index]] ** SHARPNESS)
+        passes = torch.rand(len(index), 1, generator=self.generator) < PASSES
+        return torch.where(passes, PASS, codes)
