@@ -28,6 +28,7 @@ from tea.estimators.group import (
 )
 
 MAX_LEVELS = 256
+LIMIT = 2.0  # standard errors that shrinkage may move a mean by
 
 
 def _level_positions(rollouts: int) -> Table:
@@ -90,8 +91,12 @@ def _standardized(group: Group) -> tuple[Tensor, Tensor]:
     unit = power_of_two_below(distance.abs().amax())
     noise = (torch.where(known, std, 0.0) / unit).square() / count.clamp(min=1)
     moved = _shrunk(distance / unit, noise, known)
+    # Not beyond what the prompt's own rollouts leave possible (limited translation, Efron and Morris 1972): among
+    # prompts of very different spread the shrinkage is right on average only.
+    error = scale * count.clamp(min=1).rsqrt()
+    shift = (moved * distance).clamp(-LIMIT * error, LIMIT * error)
     # From the prompt's own mean: next to a prompt whose rewards are 1e30 the others keep their digits.
-    return (group.rewards - mean + torch.where(known, moved * distance, 0.0)) / scale, scale
+    return (group.rewards - mean + torch.where(known, shift, 0.0)) / scale, scale
 
 
 def eb_bon_advantages(

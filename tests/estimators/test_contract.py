@@ -52,7 +52,8 @@ class Case:
     def pooled(self):
         """Whether it learns something from all prompts of the batch together."""
         return (
-            self.options.get("prior") == "fit"
+            self.name == "eb_bon"
+            or self.options.get("prior") == "fit"
             or self.options.get("tail") in ("gpd", "auto")
             or self.options.get("tail_fraction") == "auto"
         )
@@ -69,6 +70,8 @@ for entry in tea.list_estimators():
         SPECS.append(Case(entry, {"tail_fraction": "auto"}))
     if "prior" in entry.parameters:
         SPECS.append(Case(entry, {"prior": "fit"}))
+    if "standardize" in entry.parameters:
+        SPECS.append(Case(entry, {"standardize": False}))
 every_estimator = pytest.mark.parametrize("spec", SPECS, ids=str)
 
 
