@@ -19,7 +19,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ SIZES = (4, 8, 16, 32, 64)
 BATCH = 256  # rollouts, as in the training runs
 ROUND = max(SIZES)  # rollouts of every prompt that all m share out among batches
 CHUNK = 512  # rollouts that are differentiated at once
-TASKS = ("survey", "venture", "blend", "passcode")
+TASKS = ("blend", "countdown", "passcode", "survey", "venture")
 SEEDS = (1, 2, 3)
 NAMES = (
     "grpo",
@@ -62,7 +62,8 @@ NAMES = (
     "tea",
     "ladder",
     "pass_at_n",
-    "max_at_n_memory",
+    "eb_bon",
+    "max_at_n/2_memory",
     "ladder_memory",
 )
 QUANTITIES = {"direction": "expected gradient", "batch": "one batch"}
@@ -194,21 +195,35 @@ def past(name: str, m: int) -> int:
 
 
 def expected_weights(name: str, m: int, rewards: Tensor, orders: Sequence[Tensor]) -> Tensor:
-    """(P, R) weight of every rollout in the expected gradient of groups of m, cut from it in each of these orders."""
+    """(P, R) weight of every rollout in the expected gradient of groups of m, cut from it in each of these orders.
+
+    In batches of 256 as in training, since some learn from the batch; not divided by the root mean square of it, which
+    would add its own bias to that of the estimator.
+    """
     prompts, count = rewards.shape
     group = torch.arange(prompts * count // m)
+    taken = min(prompts, BATCH // m)
+    batches = [
+        (rows.unsqueeze(1) * (count // m) + columns).flatten()
+        for rows in torch.arange(prompts).split(taken)
+        for columns in torch.arange(count // m).split(BATCH // m // taken)
+    ]
     history = past(name, m)
     if m + history > count:
         raise ValueError(f"{name} needs {m + history} rollouts in each half, there are {count}")
     total = torch.zeros_like(rewards)
     for order in orders:
         shuffled = rewards.gather(1, order)
-        advantages_of = METHODS[name].advantages(m, N)
+        advantages_of = replace(METHODS[name], normalize=False).advantages(m, N)
         if history:
             # Of every group, the rollouts that come after it, from the beginning again at the end.
             after = torch.cat((shuffled, shuffled[:, : m + history]), dim=1)[:, m:].unfold(1, history, m)
             advantages_of(after[:, : count // m].reshape(-1, history), group)
-        total.scatter_add_(1, order, advantages_of(shuffled.reshape(-1, m), group).view_as(rewards))
+        groups = shuffled.reshape(-1, m)
+        advantages = torch.empty_like(groups)
+        for batch in batches:
+            advantages[batch] = advantages_of(groups[batch], batch)
+        total.scatter_add_(1, order, advantages.view_as(rewards))
     return total / (len(orders) * rewards.numel())
 
 

@@ -24,6 +24,7 @@ from tea.estimators.group import (
     group_mean,
     power_of_two_below,
     reward_std,
+    scatter_sorted,
     sort_groups,
 )
 
@@ -158,13 +159,12 @@ def eb_bon_advantages(
     positions = constant(_level_positions, rewards.numel(), dtype=dtype, device=device).squeeze(0)
     number = group.count.sum()
     levels = pooled[(positions * (number - 1)).round().long().clamp(min=0)]
-    gaps = torch.where(number > 0, levels.diff(), 0.0)
     levels = torch.where(number > 0, levels, 0.0)
 
-    # How many of each prompt exceed each level, (P, T - 1), and what that says of the priors.
-    ascending = sort_groups(torch.where(group.valid, values, -torch.inf))[0]
-    below = torch.searchsorted(ascending, levels[:-1].expand(len(rewards), -1).contiguous(), right=True)
-    row = group.count * (m + 1) + (m - below)
+    # How many of each prompt exceed each level, and what that says of the priors.
+    ascending, order = sort_groups(torch.where(group.valid, values, torch.inf))
+    at_or_below = torch.searchsorted(ascending, levels[:-1].expand(len(rewards), -1).contiguous(), right=True)
+    row = group.count * (m + 1) + (group.count - at_or_below)
     # Sums of logarithms over all prompts, of which the differences between priors matter.
     exact = torch.float32 if device.type == "mps" else torch.float64
     evidence = constant(grid_evidence_table, m, dtype=exact, device=device)
@@ -172,12 +172,21 @@ def eb_bon_advantages(
     seen = seen.scatter_add(1, row.t(), torch.ones_like(row.t(), dtype=exact))
     prompts = (group.count > 0).sum().clamp(min=1)
     belief = torch.softmax(seen @ evidence * ((prompts - 1) / prompts), dim=1)
-    steps = (belief @ constant(_step_table, m, target_n, dtype=exact, device=device).t()).to(dtype)
 
-    # The integral up to every level, and from there on to the reward.
-    slope = steps.gather(1, row.t()).t()
-    integral = torch.cat((torch.zeros_like(slope[:, :1]), (slope * gaps).cumsum(1)), dim=1)
-    inside = torch.where(group.valid, values, levels[:1])
-    at = (torch.searchsorted(levels, inside.contiguous(), right=True) - 1).clamp(0, max(len(gaps) - 1, 0))
-    raw = integral.gather(1, at) + slope.gather(1, at) * (inside - levels[at])
-    return finalize(raw * unit, group, monotone=monotone, center=center, scale=scale)
+    # Steps (T - 1, rows) from level to level, and their sums up to every level, whoever of the group is above.
+    step = belief @ constant(_step_table, m, target_n, dtype=exact, device=device).t()
+    total = (step * levels.diff().to(exact).unsqueeze(1)).cumsum(0)
+    total = torch.cat((torch.zeros_like(total[:1]), total))
+    # From one reward of the group to the next, count - i are above.
+    ascending = torch.where(torch.isfinite(ascending), ascending, group.filled(-torch.inf).amax(1, keepdim=True))
+    position = (torch.searchsorted(levels, ascending, right=True) - 1).clamp(0, len(step) - 1)
+    above = (group.count - torch.arange(1, m, device=device)).clamp(min=0)
+    row = group.count * (m + 1) + above
+    beyond = (ascending - levels[position]).to(exact)
+    (low, high), (below, over) = ((x[:, :-1], x[:, 1:]) for x in (position, beyond))
+    # Between the same levels a difference of sums would lose the digits that count.
+    within = step[low, row] * (over - below)
+    across = total[high, row] - total[low, row] + step[high, row] * over - step[low, row] * below
+    rise = torch.where(low == high, within, across).clamp(min=0.0).to(dtype)
+    raw = torch.cat((torch.zeros_like(rise[:, :1]), rise.cumsum(1)), dim=1)
+    return finalize(scatter_sorted(raw * unit, order), group, monotone=monotone, center=center, scale=scale)

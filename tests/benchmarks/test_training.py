@@ -77,7 +77,7 @@ def countdown_rewards(task, index, completions):
 
 def passcode_rewards(task, index, completions):
     for i, row in zip(index.tolist(), completions.tolist(), strict=True):
-        yield float(row == task.code[i].tolist())
+        yield 0.4 if row[0] == 4 else float(row == task.code[i].tolist())
 
 
 def survey_rewards(task, index, completions):
@@ -125,6 +125,7 @@ def test_codes_are_found_out(made):
     index = torch.arange(len(task.tokens))
     assert (task.reward(index, task.code) == 1.0).all()
     assert (task.reward(index, (task.code + (torch.arange(passcode.LENGTH) == 2)) % 4) == 0.0).all()
+    assert (task.reward(index, torch.full_like(task.code, passcode.PASS)) == torch.tensor(passcode.CREDIT)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,10 +155,7 @@ def test_prompts_and_corpus_are_tokens(made, name):
         assert getattr(task, parameter)
 
 
-KNOWN = pytest.mark.xfail(strict=True, reason="4 of the 64 held-out problems are drawn for training too")
-
-
-@pytest.mark.parametrize("name", [pytest.param(x, marks=KNOWN) if x == "countdown" else x for x in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_held_out_prompts_are_not_trained_on(made, name):
     prompts = [tuple(row) for row in made[name].tokens.tolist()]
     train, held_out = set(prompts[:-NUM_HELD_OUT]), prompts[-NUM_HELD_OUT:]
@@ -170,12 +168,16 @@ def test_corpora_are_well_formed(made):
     numbers, signs = expressions[:, 0::2], expressions[:, 1::2]
     assert ((signs >= countdown.PLUS) & (signs <= countdown.TIMES)).all()
     known = made["countdown"].numbers[index]
-    assert (numbers[:, :, None] == known[:, None, :]).any(-1).all()
+    assert torch.equal(numbers.sort(dim=1).values, known)
     # Every problem has a solution: its numbers were drawn with one.
     solved = made["countdown"].reward(index.repeat(64), made["countdown"].corpus(index.repeat(64)))
     assert 0.0 < solved.mean() < 0.2
     assert made["survey"].corpus(index).max() < survey.OPTIONS
-    assert made["passcode"].corpus(index).max() < passcode.OPTIONS
+    codes = made["passcode"].corpus(index)
+    passes = (codes == passcode.PASS).all(1)
+    assert ((codes < passcode.OPTIONS).all(1) | passes).all()
+    # Within four standard errors of the 200.
+    assert abs(passes.float().mean() - passcode.PASSES) < 4 * (passcode.PASSES * (1 - passcode.PASSES) / 200) ** 0.5
     assert made["venture"].corpus(index).max() <= venture.SECTORS
 
 
@@ -405,6 +407,17 @@ def test_a_line_that_was_cut_off_is_run_again(executed, tmp_path):
 def test_nothing_starts_after_the_deadline(executed, tmp_path):
     run.run_cells([cell()], tmp_path / "rows.jsonl", 1, "test", deadline=0.0)
     assert executed == []
+
+
+def test_rows_of_a_task_as_it_was_do_not_count(executed, tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    run.run_cells(run.plan_main(["survey"], [1])[:1], path, 1, "test")
+    assert len(run.read_rows(path)) == 1
+    monkeypatch.setattr(tasks()["survey"], "version", 99)
+    assert run.read_rows(path) == []
+    run.run_cells(run.plan_main(["survey"], [1])[:1], path, 1, "test")
+    assert [row["version"] for row in run.read_rows(path)] == [99]
+    assert len(executed) == 2
 
 
 def test_no_rows_yet(tmp_path):

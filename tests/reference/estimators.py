@@ -6,10 +6,10 @@ advantages in the mean convention, neither centred nor scaled.
 
 import math
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 
 @cache
@@ -229,3 +229,61 @@ def gaussian_bias(estimator, m, target_n, num_prompts, seed, chunk=2000):
     std = gradients.std(axis=0, ddof=1)
     truth = np.array([1.0, expected_max_normal(target_n)])
     return gradients.mean(axis=0) - truth, std / math.sqrt(len(gradients)), std
+
+
+def standardized(groups):
+    """Each group minus its mean over its standard deviation, both shrunk to those of the batch; and the divisors."""
+    means = [math.fsum(g) / len(g) for g in groups]
+    stds = [
+        math.sqrt(math.fsum((r - mean) ** 2 for r in g) / (len(g) - 1)) for g, mean in zip(groups, means, strict=True)
+    ]
+
+    def share(values, noise):
+        # Of the distance to the mean, how much is noise.
+        center = math.fsum(values) / len(values)
+        total = math.fsum((v - center) ** 2 for v in values) / max(len(values) - 1, 1)
+        between = total - math.fsum(noise) / len(noise)
+        return [1.0 if between <= 0 else n / (between + n) for n in noise]
+
+    logs = [math.log(s) for s in stds]
+    center = math.fsum(logs) / len(logs)
+    moved = share(logs, [0.5 / (len(g) - 1) for g in groups])
+    scales = [math.exp(x + s * (center - x)) for x, s in zip(logs, moved, strict=True)]
+    grand = math.fsum(means) / len(means)
+    moved = share(means, [s**2 / len(g) for s, g in zip(stds, groups, strict=True)])
+    result = []
+    for g, mean, scale, s in zip(groups, means, scales, moved, strict=True):
+        limit = 2.0 * scale / math.sqrt(len(g))
+        target = mean - min(max(s * (mean - grand), -limit), limit)
+        result.append([(r - target) / scale for r in g])
+    return result, scales
+
+
+def eb_bon(groups, target_n, means, concentrations):
+    """Level by level: every distinct reward of the batch asks each rollout whether it exceeds it; (P, m) lists."""
+    a, b = np.array([(mean * c, (1 - mean) * c) for c in concentrations for mean in means]).T
+    levels = sorted({r for g in groups for r in g})
+    result = [[0.0] * len(g) for g in groups]
+    for level, following in pairwise(levels):
+        above = [sum(r > level for r in g) for g in groups]
+        evidence = np.zeros_like(a)
+        for s, g in zip(above, groups, strict=True):
+            evidence += special.betaln(a + s, b + len(g) - s) - special.betaln(a, b)
+        # One prompt's share in all of them is taken out.
+        belief = special.softmax(evidence * (len(groups) - 1) / len(groups))
+
+        @cache
+        def weight(s, others, belief=belief):
+            # E[F^(N-1)] under Beta(a + s, b + others - s), N an integer: a product over further rollouts below.
+            below = b + others - s
+            product = np.ones_like(a)
+            for j in range(target_n - 1):
+                product *= (below + j) / (a + b + others + j)
+            return target_n * float(belief @ product)
+
+        for p, g in enumerate(groups):
+            others = len(g) - 1
+            for i, r in enumerate(g):
+                s = above[p] - (r > level)
+                result[p][i] += (following - level) * weight(s, others) * ((r > level) - s / others)
+    return result
