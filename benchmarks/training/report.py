@@ -939,7 +939,8 @@ def _verdict_against(
         lines.append(
             f"{best} over GRPO: higher mean on {len(above)} of {len(over)} tasks; paired 95 % interval above 0 on "
             f"{len(wins)} ({_list(wins)}), below 0 on {len(losses)} ({_list(losses)}); separate 95 % intervals "
-            f"of their gains over the base model on {len(apart)} ({_list(apart)}). Asked: every task, separate intervals on four of five."
+            f"of their gains over the base model on {len(apart)} ({_list(apart)}). Asked: every task, separate "
+            "intervals on four of five."
         )
     gaps = {peer: gap for peer in PEERS if peer in ranks.methods and (gap := ranks.difference(best, peer))}
     won = [peer for peer, gap in gaps.items() if outcome(gap) == "win"]
