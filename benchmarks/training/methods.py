@@ -100,6 +100,7 @@ _MAIN = [
     Method("ladder", "ladder", ours=True),
     Method("eb_bon", "eb_bon", ours=True),
     Method("pass_at_n", "pass_at_n", ours=True, binary_only=True),
+    Method("max_at_2m_memory", "max_at_k", lambda m, n: {"k": 2 * m}, ours=True, memory=lambda m, n: m),
     Method("max_at_n/2_memory", "max_at_k", lambda m, n: {"k": max(m, n // 2)}, ours=True, memory=_beyond),
     Method("ladder_memory", "ladder", ours=True, memory=_beyond),
 ]
