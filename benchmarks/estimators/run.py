@@ -112,6 +112,7 @@ def ours(m: int, n: int) -> dict[str, Any]:
         "tea, auto, monotone": tea.get_estimator("tea", target_n=n, tail_fraction="auto", tail="auto", monotone=True),
         "prefix_tea": tea.get_estimator("prefix_tea", target_n=n),
         "ladder": tea.get_estimator("ladder", target_n=n),
+        "eb_bon": tea.get_estimator("eb_bon", target_n=n),
         "ladder (2,4), unprojected": tea.get_estimator("ladder", target_n=n, rungs=[2, 4], monotone=False),
         "ladder 2..m, unprojected": tea.get_estimator("ladder", target_n=n, rungs=range(2, m + 1), monotone=False),
     }
