@@ -2,7 +2,7 @@ r"""Bias, spread and direction of every estimator's gradient, where the true gra
 
 python -m benchmarks.estimators.run            # about 25 minutes on one core; writes results.json and the README
 python -m benchmarks.estimators.run --quick    # about 3 minutes, prints only
-python -m benchmarks.estimators.run --only ladder   # measures these rows again, on the same rewards, and keeps the rest
+python -m benchmarks.estimators.run --only ladder   # measures these rows, on the same rewards, and keeps the rest
 
 A response is a latent x ~ N(mu, sigma^2), its reward g(x): the policy's parameters are mu and log sigma, with scores
 x and x^2 - 1 at (0, 1), and every reward distribution is one g. The truth is the gradient of E[max of N of g(x)] by
@@ -294,7 +294,7 @@ def report(result: dict[str, Any]) -> str:
         header = ["estimator", *names, "cosine, gaussian", "SNR, gaussian"]
         parts.append(f"### m = {m}, N = {n}: error at the best step size\n\n" + table(header, rows))
     rows = []
-    for label in ("tea", "tea, monotone", "tea, auto", "ladder", "prefix_tea"):
+    for label in ("tea", "tea, monotone", "tea, auto", "ladder", "eb_bon", "prefix_tea"):
         for m in sorted({r["m"] for r in records}):
             cells = []
             for n in TARGETS:
@@ -316,7 +316,7 @@ def report(result: dict[str, Any]) -> str:
     )
     again = [f"{label}: commit {found['commit']}" for label, found in result.get("measured_again", {}).items()]
     if again:
-        parts.append(f"Measured again later, on the same rewards: {'; '.join(again)}.")
+        parts.append(f"Measured later, on the same rewards: {'; '.join(again)}.")
     return "\n\n".join([*parts, describe(result["environment"])])
 
 
@@ -332,7 +332,12 @@ def main() -> None:
         "--batches", type=int, default=200, help="batches of 64 prompts at m = 16; others in proportion"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", metavar="ESTIMATOR", help="rows to measure again, as the tables call them")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="ESTIMATOR",
+        help="rows to measure, again or for the first time, as the tables call them",
+    )
     arguments = parser.parse_args()
     started, found = time.perf_counter(), environment()
     if arguments.quick:
@@ -352,7 +357,7 @@ def main() -> None:
         if result["seed"] != arguments.seed:
             parser.error(f"--seed must be that of results.json, {result['seed']}, got {arguments.seed}")
         new = {_identity(record): record for record in records}
-        result["quality"] = [new.get(_identity(record), record) for record in result["quality"]]
+        result["quality"] = [new.pop(_identity(record), record) for record in result["quality"]] + [*new.values()]
         result.setdefault("measured_again", {}).update(dict.fromkeys(arguments.only, found))
         write_json(HERE / "results.json", result)
         replace_section(HERE / "README.md", "results", report(result))
