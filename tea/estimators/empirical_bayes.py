@@ -26,6 +26,7 @@ from tea.estimators.group import (
     reward_std,
     scatter_sorted,
     sort_groups,
+    values_are_readable,
 )
 
 MAX_LEVELS = 256
@@ -164,24 +165,27 @@ def eb_bon_advantages(
     # How many of each prompt exceed each level, and what that says of the priors.
     ascending, order = sort_groups(torch.where(group.valid, values, torch.inf))
     at_or_below = torch.searchsorted(ascending, levels[:-1].expand(len(rewards), -1).contiguous(), right=True)
-    row = group.count * (m + 1) + (group.count - at_or_below)
+    # Where all groups are whole, and looking is free, the rows of smaller ones are left out.
+    first = m * (m + 1) if values_are_readable(values) and bool(group.valid.all()) else 0
+    start = group.count * (m + 1) - first
+    row = start + (group.count - at_or_below)
     # Sums of logarithms over all prompts, of which the differences between priors matter.
     exact = torch.float32 if device.type == "mps" else torch.float64
-    evidence = constant(grid_evidence_table, m, dtype=exact, device=device)
+    evidence = constant(grid_evidence_table, m, dtype=exact, device=device)[first:]
     seen = torch.zeros(row.shape[1], len(evidence), dtype=exact, device=device)
     seen = seen.scatter_add(1, row.t(), torch.ones_like(row.t(), dtype=exact))
     prompts = (group.count > 0).sum().clamp(min=1)
     belief = torch.softmax(seen @ evidence * ((prompts - 1) / prompts), dim=1)
 
     # Steps (T - 1, rows) from level to level, and their sums up to every level, whoever of the group is above.
-    step = belief @ constant(_step_table, m, target_n, dtype=exact, device=device).t()
+    step = belief @ constant(_step_table, m, target_n, dtype=exact, device=device)[first:].t()
     total = (step * levels.diff().to(exact).unsqueeze(1)).cumsum(0)
     total = torch.cat((torch.zeros_like(total[:1]), total))
     # From one reward of the group to the next, count - i are above.
     ascending = torch.where(torch.isfinite(ascending), ascending, group.filled(-torch.inf).amax(1, keepdim=True))
     position = (torch.searchsorted(levels, ascending, right=True) - 1).clamp(0, len(step) - 1)
     above = (group.count - torch.arange(1, m, device=device)).clamp(min=0)
-    row = group.count * (m + 1) + above
+    row = start + above
     beyond = (ascending - levels[position]).to(exact)
     (low, high), (below, over) = ((x[:, :-1], x[:, 1:]) for x in (position, beyond))
     # Between the same levels a difference of sums would lose the digits that count.

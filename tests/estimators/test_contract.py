@@ -447,6 +447,7 @@ def test_ten_thousand_adversarial_groups(spec, dtype):
 def test_infinite_rewards_come_out_as_nan_where_looking_would_stall(spec, monkeypatch):
     """As on an accelerator: nobody looks, and an infinity must not pass for a number."""
     import tea.estimators.binary
+    import tea.estimators.empirical_bayes
     import tea.estimators.group
 
     rewards = draw(spec, (3, 8), seed=27)
@@ -454,7 +455,7 @@ def test_infinite_rewards_come_out_as_nan_where_looking_would_stall(spec, monkey
     rewards[1, 2] = math.inf
     with pytest.raises(ValueError, match=r"must be finite|0 or 1"):
         call(spec, rewards)
-    for module in (tea.estimators.group, tea.estimators.binary):
+    for module in (tea.estimators.group, tea.estimators.binary, tea.estimators.empirical_bayes):
         monkeypatch.setattr(module, "values_are_readable", lambda tensor: False)
     advantages = unscaled(spec, rewards)
     assert advantages[1].isnan().all()

@@ -157,6 +157,14 @@ def test_many_rollouts_need_no_more_levels():
     assert (found - exact).norm() < 0.02 * exact.norm()
 
 
+def test_whole_groups_are_no_special_case(monkeypatch):
+    """On the CPU the tables leave out what only smaller groups need."""
+    rewards = normal(20, 12, seed=11)
+    found = tea.eb_bon_advantages(rewards, 128)
+    monkeypatch.setattr("tea.estimators.empirical_bayes.values_are_readable", lambda tensor: False)
+    torch.testing.assert_close(tea.eb_bon_advantages(rewards, 128), found, rtol=1e-12, atol=1e-12)
+
+
 def test_memory_joins_the_group():
     """A prompt's remembered rewards tell it from the others, which the batch alone cannot."""
     hard, easy = normal(1, 240, seed=9) - 2.0, normal(1, 240, seed=10)
