@@ -1165,7 +1165,17 @@ def report(results: Results) -> tuple[dict[str, str], dict[str, Any]]:
     return texts, summary
 
 
-SHORT = ("base", "grpo", "max_at_m", "tea_published", "prefix_tea_published", "tea", "eb_bon", "ladder_memory")
+SHORT = (
+    "base",
+    "grpo",
+    "max_at_m",
+    "tea_published",
+    "prefix_tea_published",
+    "tea",
+    "eb_bon",
+    "max_at_2m_memory",
+    "ladder_memory",
+)
 
 
 def short(results: Results) -> str:
