@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,17 +44,19 @@ def check_prior(prior: tuple[float, float] | Literal["fit"]) -> None:
         )
 
 
+def _posterior_weight(successes: Any, failures: Any, target_n: float, a: Any, b: Any) -> np.ndarray:
+    """The mean of N (1 - p)^(N-1) under Beta(a + successes, b + failures)."""
+    a, b = a + successes, b + failures
+    return target_n * np.exp(special.betaln(a, b + target_n - 1.0) - special.betaln(a, b))
+
+
 def _weight_table(m: int, target_n: float, a: float, b: float) -> list[list[float]]:
-    """Per number of valid rollouts 0 .. m, the posterior mean of N (1 - p)^(N-1) given 0 .. m - 1 successes."""
-    table = []
-    for count in range(m + 1):
-        successes = np.arange(m)
-        failures = np.maximum(count - 1 - successes, 0)
-        log_weight = special.betaln(a + successes, b + failures + target_n - 1.0) - special.betaln(
-            a + successes, b + failures
-        )
-        table.append((target_n * np.exp(log_weight)).tolist())
-    return table
+    """Per number of valid rollouts 0 .. m, the weight given 0 .. m - 1 successes among the others."""
+    successes = np.arange(m)
+    return [
+        _posterior_weight(successes, np.maximum(count - 1 - successes, 0), target_n, a, b).tolist()
+        for count in range(m + 1)
+    ]
 
 
 def _prior_grid() -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +64,7 @@ def _prior_grid() -> tuple[np.ndarray, np.ndarray]:
     return mean * concentration, (1.0 - mean) * concentration
 
 
-def _outcomes(m: int) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(m: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows count * (m + 1) + s: (rows, 1) each, count and s."""
     count, successes = np.divmod(np.arange((m + 1) ** 2), m + 1)
     return count[:, None], successes[:, None]
@@ -71,19 +73,15 @@ def _outcomes(m: int) -> tuple[np.ndarray, np.ndarray]:
 def grid_evidence_table(m: int) -> Table:
     """Row count * (m + 1) + s: log-likelihood of s successes among count rollouts, under every prior of the grid."""
     a, b = _prior_grid()
-    count, successes = _outcomes(m)
+    count, successes = outcomes(m)
     return special.betaln(a + successes, b + np.maximum(count - successes, 0)) - special.betaln(a, b)
 
 
 def grid_weight_table(m: int, target_n: float) -> np.ndarray:
     """Row count * (m + 1) + s: the weight given s successes among the count - 1 others, under every prior."""
     a, b = _prior_grid()
-    count, successes = _outcomes(m)
-    failures = np.maximum(count - 1 - successes, 0)
-    log_weight = special.betaln(a + successes, b + failures + target_n - 1.0) - special.betaln(
-        a + successes, b + failures
-    )
-    return target_n * np.exp(log_weight)
+    count, successes = outcomes(m)
+    return _posterior_weight(successes, np.maximum(count - 1 - successes, 0), target_n, a, b)
 
 
 def _fitted_weight(success: Tensor, group: Group, target_n: float) -> Tensor:

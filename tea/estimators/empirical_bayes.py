@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tea.estimators.binary import grid_evidence_table, grid_weight_table
+from tea.estimators.binary import grid_evidence_table, grid_weight_table, outcomes
 from tea.estimators.group import (
     Group,
     Table,
@@ -48,14 +48,13 @@ def _level_positions(rollouts: int) -> Table:
 
 def _step_table(m: int, target_n: float) -> Table:
     """Row count * (m + 1) + s: how much more a rollout above the level gets than one below it, per unit of reward."""
-    weights = grid_weight_table(m, target_n).reshape(m + 1, m + 1, -1)  # of a rollout with s of its others above
-    count, above = np.meshgrid(np.arange(m + 1), np.arange(m + 1), indexing="ij")
-    count, above = count[..., None], above[..., None]
+    weights = grid_weight_table(m, target_n)  # of a rollout with s of its others above
+    higher = np.roll(weights, 1, axis=0)  # of one that is above itself: s - 1 of its others are
+    count, above = outcomes(m)
     others = np.maximum(count - 1, 1)
-    higher = np.concatenate((np.zeros_like(weights[:, :1]), weights[:, :-1]), axis=1)  # one that is above itself
     step = higher * (count - above) / others + weights * above / others
     # Where all are on one side there is nothing to compare.
-    return np.where((above > 0) & (above < count), step, 0.0).reshape((m + 1) ** 2, -1)
+    return np.where((above > 0) & (above < count), step, 0.0)
 
 
 def _shrunk(values: Tensor, noise: Tensor, known: Tensor) -> Tensor:

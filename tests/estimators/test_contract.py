@@ -27,6 +27,8 @@ NONLINEAR = {"rs_grpo"}
 ROUNDED_MEAN = {"grpo"}
 # Depends on the order in which the rollouts were sampled.
 ORDERED = {"prefix_tea"}
+# Learns from all prompts of the batch, whatever its options.
+POOLED = {"eb_bon"}
 # Smallest group.
 MINIMUM = {"prefix_tea": 4, "order_stat": 4}
 # Nondecreasing in the reward by the formula.
@@ -52,7 +54,7 @@ class Case:
     def pooled(self):
         """Whether it learns something from all prompts of the batch together."""
         return (
-            self.name == "eb_bon"
+            self.name in POOLED
             or self.options.get("prior") == "fit"
             or self.options.get("tail") in ("gpd", "auto")
             or self.options.get("tail_fraction") == "auto"
@@ -109,7 +111,7 @@ def size(spec, m):
 @every_estimator
 def test_the_tables_name_only_what_exists(spec):
     names = {s.name for s in SPECS}
-    assert BINARY | NONLINEAR | ROUNDED_MEAN | ORDERED | set(MINIMUM) | MONOTONE <= names
+    assert BINARY | NONLINEAR | ROUNDED_MEAN | ORDERED | POOLED | set(MINIMUM) | MONOTONE <= names
     for name, parameter in spec.parameters.items():
         assert parameter.default is not parameter.empty or name in REQUIRED
 
