@@ -1,7 +1,7 @@
 """The mechanism check: does an estimator's gradient point where best-of-N grows?
 
-    python -m benchmarks.training.mechanism   # four tasks, three seeds; 6 to 8 minutes on one core, base models aside
-    python -m benchmarks.training.mechanism --tasks tour --seeds 1 --output tour.json
+    python -m benchmarks.training.mechanism   # every task, two seeds; 10 minutes on one core, base models aside
+    python -m benchmarks.training.mechanism --tasks venture --seeds 1 --output venture.json
 
 The policy is a task's base model, frozen. The reference is its empirical best-of-128 gradient over all of its
 parameters: 65,536 rollouts, 1,024 for each of 64 prompts, weighted by the unbiased advantages of max@128. Against it
@@ -168,14 +168,14 @@ def draw(task: Any, policy: Any, prompts: int, count: int, generator: torch.Gene
     return Rollouts(together.view(prompts, count, -1), rewards.view(prompts, count))
 
 
-def batches_of(prompts: int, m: int) -> Tensor:
-    """(batches, groups, m) positions in a flattened round (P, 64): every rollout once, groups of one prompt each.
+def batches_of(prompts: int, m: int, count: int = ROUND) -> Tensor:
+    """(batches, groups, m) positions in flattened rollouts (P, count): each of them once, groups of one prompt each.
 
     A batch takes as many prompts as it has groups if there are so many, else all of them several times.
     """
     taken = min(prompts, BATCH // m)
     each = BATCH // taken
-    positions = torch.arange(prompts * ROUND).view(prompts // taken, taken, ROUND // each, each)
+    positions = torch.arange(prompts * count).view(prompts // taken, taken, count // each, each)
     return positions.transpose(1, 2).reshape(-1, BATCH // m, m)
 
 
@@ -202,12 +202,6 @@ def expected_weights(name: str, m: int, rewards: Tensor, orders: Sequence[Tensor
     """
     prompts, count = rewards.shape
     group = torch.arange(prompts * count // m)
-    taken = min(prompts, BATCH // m)
-    batches = [
-        (rows.unsqueeze(1) * (count // m) + columns).flatten()
-        for rows in torch.arange(prompts).split(taken)
-        for columns in torch.arange(count // m).split(BATCH // m // taken)
-    ]
     history = past(name, m)
     if m + history > count:
         raise ValueError(f"{name} needs {m + history} rollouts in each half, there are {count}")
@@ -219,10 +213,9 @@ def expected_weights(name: str, m: int, rewards: Tensor, orders: Sequence[Tensor
             # Of every group, the rollouts that come after it, from the beginning again at the end.
             after = torch.cat((shuffled, shuffled[:, : m + history]), dim=1)[:, m:].unfold(1, history, m)
             advantages_of(after[:, : count // m].reshape(-1, history), group)
-        groups = shuffled.reshape(-1, m)
-        advantages = torch.empty_like(groups)
-        for batch in batches:
-            advantages[batch] = advantages_of(groups[batch], batch)
+        advantages = torch.empty(rewards.numel())
+        for batch in batches_of(prompts, m, count):
+            advantages[batch] = advantages_of(shuffled.view(-1)[batch], batch[:, 0] // m)
         total.scatter_add_(1, order, advantages.view_as(rewards))
     return total / (len(orders) * rewards.numel())
 

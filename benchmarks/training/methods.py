@@ -147,7 +147,7 @@ _ABLATIONS = [
     ),
 ]
 
-_NOISE = [Method(OTHER_ROLLOUTS, "max_at_k", lambda m, n: {"k": m}, settings={"sampling": 10_000})]
+_NOISE = [replace(METHODS["max_at_m"], name=OTHER_ROLLOUTS, settings={"sampling": 10_000})]
 
 METHODS |= {method.name: method for method in _ABLATIONS + _NOISE}
 MAIN = [method.name for method in _MAIN]

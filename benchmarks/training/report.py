@@ -30,7 +30,6 @@ from benchmarks.training.run import (
     ROLLOUTS,
     ROWS,
     VALIDATION_SEED,
-    Cell,
     M,
     N,
     chosen_rates,
@@ -215,8 +214,7 @@ def unit_of(base: Mapping[str, Any]) -> float:
 
 def parent_of(method: str, own: bool = False) -> str:
     """The row of the main table that an ablation varies; with ``own`` that whose learning rate a method takes."""
-    tuned = tuned_as(Cell("", "", method, 0, 0, 0, 0, 0))
-    return tuned if own or method != "oracle" else method
+    return tuned_as(method) if own or method != "oracle" else method
 
 
 def as_json(value: Any) -> Any:

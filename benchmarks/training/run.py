@@ -207,19 +207,16 @@ PLANS: dict[str, Callable[[list[str], Iterable[int]], list[Cell]]] = {
 }
 
 
-def tuned_as(cell: Cell) -> str:
-    """The method whose learning rate a cell takes: its own in the main table, else its parent's there."""
-    name = "max_at_m" if cell.method == "oracle" else cell.method
-    if name in MAIN:
-        return name
-    return name.split(", ")[0]
+def tuned_as(method: str) -> str:
+    """The method whose learning rate another takes: its own in the main table, else its parent's there."""
+    return "max_at_m" if method == "oracle" else method.split(", ")[0]
 
 
 def tuning_cells(cells: list[Cell], rates: Iterable[float]) -> list[Cell]:
     """The runs that choose the learning rates: (m, N) = (16, 128), at the validation seed."""
-    wanted = {(cell.task, tuned_as(cell), cell.updates) for cell in cells if cell.method != "base"}
+    wanted = {(cell.task, tuned_as(cell.method), cell.updates) for cell in cells if cell.method != "base"}
     return [
-        Cell("tuning", task, method, M, N, PROMPTS, updates, VALIDATION_SEED, rate, tasks()[task].version)
+        replace(_cell("tuning", task, method, VALIDATION_SEED), updates=updates, learning_rate=rate)
         for task, method, updates in sorted(wanted)
         for rate in rates
     ]
@@ -303,7 +300,7 @@ def main() -> None:
         final = []
         for cell in cells:
             if cell.method != "base":
-                rate = rates[0] if len(rates) == 1 else chosen.get((cell.task, tuned_as(cell), cell.updates))
+                rate = rates[0] if len(rates) == 1 else chosen.get((cell.task, tuned_as(cell.method), cell.updates))
                 if rate is None:  # out of time
                     continue
                 cell = replace(cell, learning_rate=rate)

@@ -114,8 +114,8 @@ def test_weights_of_batches_are_advantages_over_their_size() -> None:
 
 def test_expected_weights_of_one_group_are_its_advantages_in_any_order() -> None:
     generator = torch.Generator().manual_seed(0)
-    rewards = torch.randn(3, 64, generator=generator)
-    orders = [torch.rand(3, 64, generator=generator).argsort(1) for _ in range(2)]
+    rewards = torch.randn(4, 64, generator=generator)
+    orders = [torch.rand(4, 64, generator=generator).argsort(1) for _ in range(2)]
     expected = tea.ladder_advantages(rewards, N, scale="group") / rewards.numel()
     torch.testing.assert_close(expected_weights("ladder", 64, rewards, orders), expected)
 
