@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from tea.bestofn._inputs import FloatArray
-
+FloatArray: TypeAlias = npt.NDArray[np.float64]
 REWARD_PREFIX = "rewards/"
 """``tea eval`` writes the rewards of function `f` in the column ``rewards/f``; both spellings are accepted."""
 

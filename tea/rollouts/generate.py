@@ -76,7 +76,7 @@ class Completion:
 
 
 class Generator(Protocol):
-    """What :func:`tea.bestofn.evaluate` asks of a model."""
+    """What :func:`tea.rollouts.evaluate` asks of a model."""
 
     def encode(self, prompt: Prompt, config: SamplingConfig) -> list[int]:
         """The prompt's token ids."""

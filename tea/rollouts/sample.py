@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from tea.bestofn.generate import Completion, Generator, Prompt, SamplingConfig
-from tea.bestofn.io import REWARD_PREFIX, RewardTable, read_rewards
 from tea.rewards.base import RewardFunction, score_completions
 from tea.rewards.load import reward_fingerprint, reward_source
+from tea.rollouts.generate import Completion, Generator, Prompt, SamplingConfig
+from tea.rollouts.io import REWARD_PREFIX, RewardTable, read_rewards
 
 FORMAT = 1
 SAMPLES_PER_CHUNK = 256

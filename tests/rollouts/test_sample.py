@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tea.bestofn import (
+from tea.rewards import RewardModel
+from tea.rollouts import (
     PromptSet,
     SamplingConfig,
     TransformersGenerator,
@@ -19,7 +20,6 @@ from tea.bestofn import (
     load_run,
     score_run,
 )
-from tea.rewards import RewardModel
 from tests.reference.tiny import tiny_llama, tiny_qwen3, tiny_reward_model, tiny_tokenizer
 
 WORDS = ["the quick", "brown", "fox jumps over the lazy", "dog", "a b", "lazy dog jumps", "over"]
@@ -106,7 +106,7 @@ def test_a_process_killed_by_the_system_resumes_to_the_same_bytes(tmp_path):
     script = (
         "import sys; sys.path.insert(0, '.')\n"
         "import signal\n"
-        "from tests.bestofn.test_sample import *\n"
+        "from tests.rollouts.test_sample import *\n"
         "from tea.rewards.load import reward_fingerprint\n"
         "calls = iter(range(9))\n"
         "def dies(completions, **kwargs):\n"
@@ -126,7 +126,7 @@ def test_two_processes_share_the_prompts_and_give_the_same_bytes(tmp_path):
     evaluate(make_generator(), PROMPTS, length, output_dir=tmp_path / "one", config=CONFIG, chunk_size=2)
     script = (
         "import sys; sys.path.insert(0, '.')\n"
-        "from tests.bestofn.test_sample import *\n"
+        "from tests.rollouts.test_sample import *\n"
         f"out = {str(tmp_path / 'two')!r}\n"
         "evaluate(make_generator(), PROMPTS, length, output_dir=out, config=CONFIG, chunk_size=2)"
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tea.bestofn import cli as bestofn
+from tea.cli import bestofn
 
 app = typer.Typer(
     name="tea",
@@ -70,7 +70,3 @@ bestofn.register(app)
 def main() -> None:
     """Entry point of the `tea` command."""
     app()
-
-
-if __name__ == "__main__":
-    main()

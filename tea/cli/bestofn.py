@@ -94,9 +94,9 @@ def eval_command(
     with _errors():
         if engine not in ("transformers", "vllm"):
             raise ValueError(f'engine must be "transformers" or "vllm", got {engine!r}')
-        from tea.bestofn.generate import Generator, SamplingConfig, TransformersGenerator, VLLMGenerator
-        from tea.bestofn.sample import evaluate, load_prompts
         from tea.rewards import load_reward
+        from tea.rollouts.generate import Generator, SamplingConfig, TransformersGenerator, VLLMGenerator
+        from tea.rollouts.sample import evaluate, load_prompts
 
         config = SamplingConfig(
             num_samples=num_samples,
@@ -154,8 +154,8 @@ def score_command(
 ) -> None:
     """Score the stored completions of a run with more reward functions."""
     with _errors():
-        from tea.bestofn.sample import score_run
         from tea.rewards import load_reward
+        from tea.rollouts.sample import score_run
 
         rewards = [
             load_reward(spec, batch_size=reward_batch_size, device=device, trust_remote_code=trust_remote_code)
@@ -184,8 +184,8 @@ def curve_command(
     """The best-of-N curve of a file of rewards, unbiased, with intervals."""
     with _errors():
         from tea.bestofn.curve import best_of_n_curve
-        from tea.bestofn.io import read_rewards
-        from tea.bestofn.report import format_interval
+        from tea.report.page import format_interval
+        from tea.rollouts.io import read_rewards
 
         columns = None if reward is None else [reward]
         table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)
@@ -239,7 +239,7 @@ def forecast_command(
     """Forecast the best-of-N curve beyond the samples in a file, with intervals and a verdict."""
     with _errors():
         from tea.bestofn.forecast import forecast_best_of_n
-        from tea.bestofn.report import format_interval
+        from tea.report.page import format_interval
 
         name, matrix = _one_reward(file, reward, prompt, model, samples)
         if backtest is not None:
@@ -373,7 +373,7 @@ def plan_command(
     """Weigh what more samples give against what they cost; split a budget over prompts."""
     with _errors():
         from tea.bestofn.plan import imperfect_verifier, plan_samples, plan_training, split_budget
-        from tea.bestofn.report import format_interval
+        from tea.report.page import format_interval
 
         name, matrix, table = _one_reward_table(file, reward, prompt, model, samples)
         if cost_per_token is not None:
@@ -478,8 +478,8 @@ def compare_command(
 ) -> None:
     """Compare runs: curves, paired differences, Q-Q plots, forecasts against what came."""
     with _errors():
-        from tea.bestofn.io import read_rewards
-        from tea.bestofn.report import RunRewards, compare, markdown_report, write_report
+        from tea.report.page import RunRewards, compare, markdown_report, write_report
+        from tea.rollouts.io import read_rewards
 
         loaded = []
         for spec in runs:
@@ -527,7 +527,7 @@ def _parse_ns(ns: str | None) -> list[int] | None:
 def _one_reward_table(
     file: Path, reward: str | None, prompt: str | None, model: str | None, samples: int | None
 ) -> tuple[str, Any, Any]:
-    from tea.bestofn.io import read_rewards
+    from tea.rollouts.io import read_rewards
 
     columns = None if reward is None else [reward]
     table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)
@@ -580,7 +580,7 @@ def _print_run(run: Any, ns: list[int] | None, select_by: str | None, level: flo
 
 
 def _print_curves(curves: dict[str, Any], how: str) -> None:
-    from tea.bestofn.report import format_interval
+    from tea.report.page import format_interval
 
     first = next(iter(curves.values()))
     rows = [

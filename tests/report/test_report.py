@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tea.bestofn import RunRewards, best_of_n_curve, compare, markdown_report, paired_difference, write_report
-from tea.bestofn.report import DARK, LIGHT, format_interval, format_p, markdown_table
+from tea.report.page import DARK, LIGHT, format_interval, format_p, markdown_table
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_different_prompts_are_not_paired_and_that_is_said(runs):
 
 
 def write_like(comparison):
-    from tea.bestofn.report import _html
+    from tea.report.page import _html
 
     return _html(comparison, "t", {})
 

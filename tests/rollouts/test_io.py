@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tea.bestofn import read_rewards
+from tea.rollouts import read_rewards
 
 MATRIX = np.array([[0.5, 2.0, -1.0], [3.0, 0.25, 1.5]])
 ROWS = [

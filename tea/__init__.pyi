@@ -1,0 +1,33 @@
+__version__: str
+
+from .bestofn import best_of_n_curve as best_of_n_curve
+from .estimators import Estimator as Estimator
+from .estimators import EstimatorSpec as EstimatorSpec
+from .estimators import RewardMemory as RewardMemory
+from .estimators import TailStatistics as TailStatistics
+from .estimators import advantages_with_memory as advantages_with_memory
+from .estimators import bon_max_mean_advantages as bon_max_mean_advantages
+from .estimators import bon_max_second_advantages as bon_max_second_advantages
+from .estimators import cat_bon_advantages as cat_bon_advantages
+from .estimators import dr_grpo_advantages as dr_grpo_advantages
+from .estimators import eb_bon_advantages as eb_bon_advantages
+from .estimators import expected_max_normal as expected_max_normal
+from .estimators import functional_advantages as functional_advantages
+from .estimators import get_estimator as get_estimator
+from .estimators import get_estimator_spec as get_estimator_spec
+from .estimators import grpo_advantages as grpo_advantages
+from .estimators import ladder_advantages as ladder_advantages
+from .estimators import list_estimators as list_estimators
+from .estimators import max_at_k_advantages as max_at_k_advantages
+from .estimators import monotone_projection as monotone_projection
+from .estimators import normalize_advantages as normalize_advantages
+from .estimators import order_stat_advantages as order_stat_advantages
+from .estimators import pass_at_n_advantages as pass_at_n_advantages
+from .estimators import passk_binary_advantages as passk_binary_advantages
+from .estimators import prefix_tea_advantages as prefix_tea_advantages
+from .estimators import rloo_advantages as rloo_advantages
+from .estimators import rs_grpo_advantages as rs_grpo_advantages
+from .estimators import scheduled_target_n as scheduled_target_n
+from .estimators import tail_rl_advantages as tail_rl_advantages
+from .estimators import tail_statistics as tail_statistics
+from .estimators import tea_advantages as tea_advantages

@@ -1,0 +1,37 @@
+# Names that have moved stay importable from here.
+from tea.report import Comparison as Comparison
+from tea.report import RunRewards as RunRewards
+from tea.report import compare as compare
+from tea.report import markdown_report as markdown_report
+from tea.report import write_report as write_report
+from tea.rollouts import PromptSet as PromptSet
+from tea.rollouts import RewardTable as RewardTable
+from tea.rollouts import Run as Run
+from tea.rollouts import SamplingConfig as SamplingConfig
+from tea.rollouts import TransformersGenerator as TransformersGenerator
+from tea.rollouts import VLLMGenerator as VLLMGenerator
+from tea.rollouts import evaluate as evaluate
+from tea.rollouts import load_prompts as load_prompts
+from tea.rollouts import load_run as load_run
+from tea.rollouts import read_rewards as read_rewards
+from tea.rollouts import score_run as score_run
+
+from .curve import BestOfNCurve as BestOfNCurve
+from .curve import PairedDifference as PairedDifference
+from .curve import best_of_n_curve as best_of_n_curve
+from .curve import order_weights as order_weights
+from .curve import paired_difference as paired_difference
+from .curve import pass_at_n as pass_at_n
+from .diagnostics import Diagnostics as Diagnostics
+from .diagnostics import diagnose as diagnose
+from .forecast import Forecast as Forecast
+from .forecast import backtest as backtest
+from .forecast import forecast_best_of_n as forecast_best_of_n
+from .plan import BudgetSplit as BudgetSplit
+from .plan import Plan as Plan
+from .plan import backtest_split as backtest_split
+from .plan import fit_pass_at_n_law as fit_pass_at_n_law
+from .plan import imperfect_verifier as imperfect_verifier
+from .plan import plan_samples as plan_samples
+from .plan import plan_training as plan_training
+from .plan import split_budget as split_budget

@@ -1,0 +1,5 @@
+"""Results to tables, figures and a page. Names load on first use."""
+
+from tea import _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

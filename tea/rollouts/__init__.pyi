@@ -1,0 +1,11 @@
+from .generate import SamplingConfig as SamplingConfig
+from .generate import TransformersGenerator as TransformersGenerator
+from .generate import VLLMGenerator as VLLMGenerator
+from .io import RewardTable as RewardTable
+from .io import read_rewards as read_rewards
+from .sample import PromptSet as PromptSet
+from .sample import Run as Run
+from .sample import evaluate as evaluate
+from .sample import load_prompts as load_prompts
+from .sample import load_run as load_run
+from .sample import score_run as score_run
