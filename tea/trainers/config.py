@@ -110,6 +110,21 @@ class TEAConfig(GRPOConfig):
 
     _ESTIMATOR_OPTIONS: ClassVar[tuple[str, ...]] = ("tail", "k", "rungs", "order", "prefix_sizes", "shrinkage")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A dataclass takes a field's default from the first base that has the field, inherited or not.
+        ours = TEAConfig.__dataclass_fields__
+        for base in cls.__mro__[cls.__mro__.index(TEAConfig) + 1 :]:
+            if base in TEAConfig.__mro__:
+                continue
+            theirs = getattr(base, "__dataclass_fields__", {})
+            lost = [name for name in theirs if name in ours and theirs[name].default != ours[name].default]
+            if lost:
+                raise TypeError(
+                    f"{cls.__name__} would lose the defaults of {base.__name__} ({', '.join(lost)}): put {base.__name__} "
+                    f"before TEAConfig, as in class {cls.__name__}({base.__name__}, TEAConfig)"
+                )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_target_n(self.target_n)

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
 
 from tea.estimators import (
     Estimator,
@@ -84,6 +84,9 @@ class AdvantageTrainer(GRPOTrainer):
     its current rollouts. Rows with the same prompt (and images) share one history. A checkpoint holds the memory in
     `reward_memory.pt`, and a resumed run goes on with it. It is neither read nor written in evaluation.
 
+    It goes together with a trainer that only changes GRPO's loss: ``class T(AdvantageTrainer, GMPOTrainer)``, with a
+    config ``class C(GMPOConfig, TEAConfig)`` (in this order, which keeps GMPO's defaults; the other is an error).
+
     Args:
         model, reward_funcs, args, train_dataset, ...: As TRL's. `args` may be a `TEAConfig` or a plain
             `GRPOConfig`, which stands for a `TEAConfig` with the defaults.
@@ -106,6 +109,15 @@ class AdvantageTrainer(GRPOTrainer):
     _tag_names = ["trl", "grpo", "tea"]  # noqa: RUF012 (TRL declares it so)
     _default_estimator = "grpo"
     _fixed_estimator = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, RLOOTrainer):
+            raise TypeError(
+                f"{cls.__name__} cannot have both AdvantageTrainer and RLOOTrainer as bases: RLOOTrainer is no "
+                "GRPOTrainer, and puts the KL penalty into the rewards where it makes its advantages. Use "
+                "AdvantageTrainer alone, with loss_type='dr_grpo', which sums over tokens as RLOO does, and beta"
+            )
 
     def __init__(
         self,
