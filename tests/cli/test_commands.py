@@ -4,16 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from tea.bestofn import best_of_n_curve
-from tea.cli.bestofn import register
+from tea.cli import app
 from tea.report.page import format_interval
 from tests.reference.tiny import tiny_llama, tiny_reward_model, tiny_tokenizer
 
-app = typer.Typer()
-register(app)
 runner = CliRunner()
 
 
@@ -99,7 +96,7 @@ def test_errors_are_one_line_without_a_traceback(models, tmp_path, options, mess
 
 
 def test_importing_the_commands_loads_nothing_heavy():
-    code = "import sys, tea.cli.bestofn; print({'torch', 'scipy', 'transformers', 'pandas'} & set(sys.modules))"
+    code = "import sys, tea.cli; print({'torch', 'scipy', 'transformers', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -1,0 +1,22 @@
+"""``tea train``."""
+
+from __future__ import annotations
+
+import typer
+
+# Flags are those of the configuration, which the training script parses itself.
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+HELP = "Train from a YAML file: tea train --config FILE [--flag value ...]; tea train --help lists the flags."
+
+
+def command(context: typer.Context) -> None:
+    """Run the training script in this process; for several, `accelerate launch -m tea.cli train --config ...`."""
+    from tea.trainers.script import main as run
+    from tea.trainers.script import parse
+
+    try:
+        arguments = parse(context.args, prog="tea train")
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    run(*arguments).end()
