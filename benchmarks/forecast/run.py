@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.families import FAMILIES
 from benchmarks.record import describe, environment, replace_section, table, write_json
-from tea.bestofn import backtest, forecast_best_of_n, read_rewards
+from tea.bestofn import backtest, forecast_best_of_n
 from tea.bestofn.forecast import Forecast
+from tea.rollouts import read_rewards
 
 HERE = Path(__file__).resolve().parent
 SIZES, NS = (16, 32, 64), (128, 512)
@@ -55,9 +56,9 @@ def methods() -> dict[str, Any]:
 
 def demo_rewards(directory: Path, prompts: int, samples: int) -> dict[str, Any]:
     """Reward-model rewards of the demo's policies on its held-out prompts; kept beside them, resumed if cut short."""
-    from tea.bestofn import SamplingConfig, TransformersGenerator, evaluate
     from tea.demo import task
     from tea.rewards import RewardModel
+    from tea.rollouts import SamplingConfig, TransformersGenerator, evaluate
 
     rewards = {}
     for policy in ("base", "grpo", "tea"):

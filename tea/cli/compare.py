@@ -34,7 +34,7 @@ def command(
     """Compare runs: curves, paired differences, Q-Q plots, forecasts against what came."""
     with errors():
         from tea.report.page import RunRewards, compare, markdown_report, write_report
-        from tea.rollouts.io import read_rewards
+        from tea.rollouts import read_rewards
 
         loaded = []
         for spec in runs:

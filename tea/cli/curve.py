@@ -29,7 +29,7 @@ def command(
     with errors():
         from tea.bestofn.curve import best_of_n_curve
         from tea.report.page import format_interval
-        from tea.rollouts.io import read_rewards
+        from tea.rollouts import read_rewards
 
         columns = None if reward is None else [reward]
         table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)

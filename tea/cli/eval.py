@@ -55,8 +55,14 @@ def command(
         if engine not in ("transformers", "vllm"):
             raise ValueError(f'engine must be "transformers" or "vllm", got {engine!r}')
         from tea.rewards import load_reward
-        from tea.rollouts.generate import Generator, SamplingConfig, TransformersGenerator, VLLMGenerator
-        from tea.rollouts.sample import evaluate, load_prompts
+        from tea.rollouts import (
+            Generator,
+            SamplingConfig,
+            TransformersGenerator,
+            VLLMGenerator,
+            evaluate,
+            load_prompts,
+        )
 
         config = SamplingConfig(
             num_samples=num_samples,

@@ -41,7 +41,7 @@ def one_reward_table(
     file: Path, reward: str | None, prompt: str | None, model: str | None, samples: int | None
 ) -> tuple[str, Any, Any]:
     """Name and matrix (P, n) of the one reward column asked for, and the whole table; says how the file was read."""
-    from tea.rollouts.io import read_rewards
+    from tea.rollouts import read_rewards
 
     columns = None if reward is None else [reward]
     table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)

@@ -26,7 +26,7 @@ def command(
     """Score the stored completions of a run with more reward functions."""
     with errors():
         from tea.rewards import load_reward
-        from tea.rollouts.sample import score_run
+        from tea.rollouts import score_run
 
         rewards = [
             load_reward(spec, batch_size=reward_batch_size, device=device, trust_remote_code=trust_remote_code)

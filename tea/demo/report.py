@@ -33,7 +33,8 @@ def collect(
     """
     import numpy as np
 
-    from tea.bestofn import best_of_n_curve, load_run, paired_difference
+    from tea.bestofn import best_of_n_curve, paired_difference
+    from tea.rollouts import load_run
 
     policies: dict[str, Any] = {}
     curves: dict[str, dict[str, Any]] = {}

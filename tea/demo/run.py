@@ -123,7 +123,7 @@ _CODE = {
     "pretrain": ("demo/task.py", "demo/stages.py"),
     "reward_model": ("demo/task.py", "demo/stages.py"),
     "train": ("demo/task.py", "demo/stages.py", "estimators", "trainers"),
-    "evaluate": ("demo/task.py", "demo/stages.py", "rewards", "rollouts/generate.py", "rollouts/sample.py"),
+    "evaluate": ("demo/task.py", "demo/stages.py", "rewards", "rollouts"),
 }
 """Kind of stage -> the parts of this package that decide its result."""
 

@@ -233,9 +233,9 @@ def evaluate(
     settings: dict[str, Any], seed: int, inputs: dict[str, Path], directory: Path, report: Report
 ) -> dict[str, Any]:
     """`num_samples` blends for each held-out prompt, scored by the reward model and by the gold rule."""
-    from tea.bestofn import SamplingConfig, TransformersGenerator
-    from tea.bestofn import evaluate as sample_and_score
     from tea.rewards.model import RewardModel
+    from tea.rollouts import SamplingConfig, TransformersGenerator
+    from tea.rollouts import evaluate as sample_and_score
 
     _, held_out = task.split_prompts(settings["held_out_prompts"])
     total = len(held_out) * settings["num_samples"]

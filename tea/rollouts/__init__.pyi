@@ -1,11 +1,13 @@
-from .generate import SamplingConfig as SamplingConfig
+from .base import Completion as Completion
+from .base import Generator as Generator
+from .base import SamplingConfig as SamplingConfig
 from .generate import TransformersGenerator as TransformersGenerator
-from .generate import VLLMGenerator as VLLMGenerator
 from .io import RewardTable as RewardTable
 from .io import read_rewards as read_rewards
-from .sample import PromptSet as PromptSet
+from .prompts import PromptSet as PromptSet
+from .prompts import load_prompts as load_prompts
 from .sample import Run as Run
 from .sample import evaluate as evaluate
-from .sample import load_prompts as load_prompts
 from .sample import load_run as load_run
 from .sample import score_run as score_run
+from .vllm import VLLMGenerator as VLLMGenerator

@@ -10,22 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from tea.rewards.base import RewardFunction, score_completions
 from tea.rewards.load import reward_fingerprint, reward_source
-from tea.rollouts.generate import Completion, Generator, Prompt, SamplingConfig
+from tea.rollouts.base import Completion, Generator, Prompt, SamplingConfig
 from tea.rollouts.io import REWARD_PREFIX, RewardTable, read_rewards
+from tea.rollouts.prompts import PromptSet, read_prompts
+from tea.rollouts.store import (
+    dump,
+    my_chunks,
+    open_run,
+    process,
+    remove_shards,
+    versions,
+    wait_for_shards,
+    write_parquet,
+    write_text,
+)
 
 FORMAT = 1
 SAMPLES_PER_CHUNK = 256
@@ -37,88 +45,6 @@ _SAMPLE_FIELDS = [
     ("num_tokens", pa.int64()),
     ("finished", pa.bool_()),
 ]
-
-
-@dataclass(frozen=True)
-class PromptSet:
-    """Prompts with the other columns of their data set.
-
-    Attributes:
-        prompts: plain text, or conversations (lists of {"role", "content"}).
-        columns: name -> one JSON-able value per prompt; handed to the reward functions.
-        source: where they come from, for the record.
-    """
-
-    prompts: list[Prompt]
-    columns: dict[str, list[Any]] = field(default_factory=dict)
-    source: str = "memory"
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise ValueError(f"there are no prompts in {self.source}")
-        for name, values in self.columns.items():
-            if len(values) != len(self.prompts):
-                raise ValueError(f"column {name!r} has {len(values)} values for {len(self.prompts)} prompts")
-
-    def lines(self) -> list[str]:
-        """One JSON object per prompt: prompt_id, prompt, columns."""
-        return [
-            json.dumps(
-                {"prompt_id": i, "prompt": prompt, "columns": {k: v[i] for k, v in self.columns.items()}},
-                ensure_ascii=False,
-            )
-            for i, prompt in enumerate(self.prompts)
-        ]
-
-
-def load_prompts(
-    dataset: str, *, split: str | None = None, prompt_column: str = "prompt", limit: int | None = None
-) -> PromptSet:
-    """Prompts from a JSONL, JSON, CSV or Parquet file, a directory written by `save_to_disk`, or a hub data set.
-
-    Args:
-        dataset: path or hub id.
-        split: which split; needed where there are several, ignored for plain files.
-        prompt_column: the column of prompts, text or conversations.
-        limit: use only the first `limit` prompts.
-
-    Raises:
-        ValueError: no such column (with those that are), several splits and none chosen, or no prompts.
-    """
-    import datasets
-
-    path = Path(dataset)
-    kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-    if path.is_file():
-        if path.suffix not in kinds:
-            raise ValueError(f"{dataset}: unknown kind of file {path.suffix!r}; known: {', '.join(kinds)}")
-        if path.stat().st_size == 0:
-            raise ValueError(f"{dataset}: the file is empty")
-        loaded = datasets.load_dataset(kinds[path.suffix], data_files=str(path), split="train")
-    elif path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        loaded = datasets.load_from_disk(dataset)
-        if isinstance(loaded, datasets.DatasetDict):
-            loaded = _split(loaded, dataset, split)
-    else:
-        loaded = datasets.load_dataset(dataset, split=split)
-        if isinstance(loaded, datasets.DatasetDict):
-            loaded = _split(loaded, dataset, split)
-    if prompt_column not in loaded.column_names:
-        raise ValueError(f"{dataset}: no column {prompt_column!r}; it has: {', '.join(loaded.column_names)}")
-    if limit is not None:
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
-        loaded = loaded.select(range(min(limit, len(loaded))))
-    columns = {name: list(loaded[name]) for name in loaded.column_names if name != prompt_column}
-    return PromptSet(list(loaded[prompt_column]), columns, dataset + (f"[{split}]" if split else ""))
-
-
-def _split(loaded: Mapping[str, Any], dataset: str, split: str | None) -> Any:
-    if split is None and len(loaded) == 1:
-        return next(iter(loaded.values()))
-    if split is None or split not in loaded:
-        raise ValueError(f"{dataset}: choose a split of {', '.join(loaded)}, got {split!r}")
-    return loaded[split]
 
 
 @dataclass(frozen=True)
@@ -213,11 +139,11 @@ def evaluate(
         "sampling": asdict(config),
         "chunk_size": chunk_size,
         "rewards": [_describe(reward) for reward in rewards],
-        "versions": _versions(),
+        "versions": versions(),
     }
     directory = Path(output_dir)
-    rank, world_size = _process()
-    _open_run(directory, settings, lines, rank)
+    rank, world_size = process()
+    open_run(directory, settings, lines, rank)
 
     samples = directory / "samples.parquet"
     if not samples.is_file():
@@ -226,19 +152,19 @@ def evaluate(
         chunks = [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
         shards = directory / "shards"
         shards.mkdir(exist_ok=True)
-        for index, members in _my_chunks(shards, chunks, config.num_samples, rank, world_size, "sampling", progress):
+        for index, members in my_chunks(shards, chunks, config.num_samples, rank, world_size, "sampling", progress):
             generated = generator.generate([encoded[i] for i in members], config, _chunk_seed(config.seed, index))
             table = _score_chunk(prompt_set, members, generated, rewards)
-            _write_parquet(table, shards / f"chunk-{index:06d}.parquet")
+            write_parquet(table, shards / f"chunk-{index:06d}.parquet")
         if rank == 0:
-            tables = _wait_for_shards(shards, len(chunks))
+            tables = wait_for_shards(shards, len(chunks))
             merged = pa.concat_tables(tables).sort_by([("prompt_id", "ascending"), ("sample_id", "ascending")])
             expected = len(prompt_set.prompts) * config.num_samples
             if merged.num_rows != expected:
                 raise RuntimeError(f"{directory}: the shards hold {merged.num_rows} samples instead of {expected}")
-            _write_parquet(merged.replace_schema_metadata({"tea_run": _dump(settings)}), samples)
+            write_parquet(merged.replace_schema_metadata({"tea_run": dump(settings)}), samples)
     if rank == 0:
-        _remove_shards(directory / "shards")
+        remove_shards(directory / "shards")
         for leftover in directory.glob("*.tmp"):  # of a write that a kill interrupted
             leftover.unlink(missing_ok=True)
     return load_run(directory) if rank == 0 and rewards else None
@@ -279,37 +205,37 @@ def score_run(
     if repeated and not replace:
         raise ValueError(f"{directory} already has rewards {', '.join(repeated)}; give replace=True or another name")
     samples = pq.read_table(directory / "samples.parquet")
-    prompt_set = _read_prompts(directory)
+    prompt_set = read_prompts(directory)
     n = int(settings["sampling"]["num_samples"])
-    rank, world_size = _process()
+    rank, world_size = process()
     sources = [_describe(reward) for reward in rewards]
-    digest = hashlib.sha256(_dump({"rewards": sources, "rows": samples.num_rows}).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(dump({"rewards": sources, "rows": samples.num_rows}).encode()).hexdigest()[:12]
     shards = directory / f"scoring-{digest}"
     shards.mkdir(exist_ok=True)
     chunk_size = int(settings["chunk_size"])
     everyone = range(len(prompt_set.prompts))
     chunks = [list(everyone[start : start + chunk_size]) for start in range(0, len(everyone), chunk_size)]
-    for index, members in _my_chunks(shards, chunks, n, rank, world_size, "scoring", progress):
+    for index, members in my_chunks(shards, chunks, n, rank, world_size, "scoring", progress):
         rows = samples.slice(members[0] * n, len(members) * n).to_pydict()
         completions = [
             Completion(*row) for row in zip(rows["completion"], rows["num_tokens"], rows["finished"], strict=True)
         ]
         generated = [completions[i * n : (i + 1) * n] for i in range(len(members))]
         table = _score_chunk(prompt_set, members, generated, rewards)
-        _write_parquet(table, shards / f"chunk-{index:06d}.parquet")
+        write_parquet(table, shards / f"chunk-{index:06d}.parquet")
     if rank != 0:
         return None
-    scored = pa.concat_tables(_wait_for_shards(shards, len(chunks)))
+    scored = pa.concat_tables(wait_for_shards(shards, len(chunks)))
     for name in names:
         column = REWARD_PREFIX + name
         if column in samples.column_names:
             samples = samples.drop_columns([column])
         samples = samples.append_column(pa.field(column, pa.float64()), scored[column])
     settings["rewards"] = [reward for reward in settings["rewards"] if reward["name"] not in names] + sources
-    settings["scoring_versions"] = _versions()
-    _write_parquet(samples.replace_schema_metadata({"tea_run": _dump(settings)}), directory / "samples.parquet")
-    _write_text(_dump(settings, indent=2) + "\n", directory / "run.json")
-    _remove_shards(shards)
+    settings["scoring_versions"] = versions()
+    write_parquet(samples.replace_schema_metadata({"tea_run": dump(settings)}), directory / "samples.parquet")
+    write_text(dump(settings, indent=2) + "\n", directory / "run.json")
+    remove_shards(shards)
     return load_run(directory)
 
 
@@ -326,69 +252,9 @@ def _reward_list(reward_funcs: RewardFunction | Sequence[RewardFunction]) -> lis
     return rewards
 
 
-def _process() -> tuple[int, int]:
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _chunk_seed(seed: int, chunk: int) -> int:
     # Hashed, so that seeds 1 and 2 do not share the seeds of neighbouring chunks; 63 bits, as torch takes.
     return int.from_bytes(hashlib.sha256(f"{seed}/{chunk}".encode()).digest()[:8], "big") >> 1
-
-
-def _open_run(directory: Path, settings: dict[str, Any], lines: list[str], rank: int) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    record = directory / "run.json"
-    if record.is_file():
-        stored = json.loads(record.read_text(encoding="utf-8"))
-        for key in settings:
-            if key == "versions":
-                continue
-            difference = _first_difference(stored.get(key), json.loads(_dump(settings[key])), key)
-            if difference is not None:
-                raise ValueError(
-                    f"{directory} holds an evaluation with other settings: {difference}. "
-                    "Use the same settings to resume it, or another output_dir"
-                )
-        changed = _first_difference(stored.get("versions"), settings["versions"], "versions")
-        if changed is not None and not (directory / "samples.parquet").is_file():
-            warnings.warn(f"resuming {directory} with other software: {changed}", stacklevel=3)
-        return
-    present = sorted(p.name for p in directory.iterdir() if not p.name.startswith(("prompts.jsonl", "run.json")))
-    if present and rank == 0:
-        raise ValueError(f"{directory} is not empty and holds no run.json ({present[0]}, ...); nothing is overwritten")
-    if rank == 0:
-        _write_text("\n".join(lines) + "\n", directory / "prompts.jsonl")
-        _write_text(_dump(settings, indent=2) + "\n", record)
-        return
-    deadline = time.monotonic() + 600
-    while not record.is_file():  # so that all processes check against the same record
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited 10 minutes for the first process to write {record}")
-        time.sleep(0.05)
-
-
-def _first_difference(stored: Any, now: Any, where: str) -> str | None:
-    if isinstance(stored, dict) and isinstance(now, dict):
-        for key in sorted({*stored, *now}):
-            found = _first_difference(stored.get(key), now.get(key), f"{where}.{key}")
-            if found is not None:
-                return found
-        return None
-    return None if stored == now else f"{where} was {stored!r} and is {now!r} now"
-
-
-def _my_chunks(
-    shards: Path, chunks: list[list[int]], n: int, rank: int, world_size: int, what: str, progress: bool
-) -> Iterator[tuple[int, list[int]]]:
-    mine = range(rank, len(chunks), world_size)
-    todo = [index for index in mine if not (shards / f"chunk-{index:06d}.parquet").is_file()]
-    total = sum(len(chunks[index]) for index in mine) * n
-    done = total - sum(len(chunks[index]) for index in todo) * n
-    label = what if world_size == 1 else f"{what} ({rank + 1}/{world_size})"
-    with tqdm(total=total, initial=done, desc=label, unit="sample", disable=not progress or rank != 0) as bar:
-        for index in todo:
-            yield index, chunks[index]
-            bar.update(len(chunks[index]) * n)
 
 
 def _score_chunk(
@@ -416,78 +282,3 @@ def _score_chunk(
         fields.append((REWARD_PREFIX + reward.__name__, pa.float64()))
         data[fields[-1][0]] = score_completions(reward, prompts, texts, columns)
     return pa.table(data, schema=pa.schema(fields))
-
-
-def _wait_for_shards(shards: Path, count: int) -> list[pa.Table]:
-    """All shards, once the other processes have written theirs."""
-    paths = [shards / f"chunk-{index:06d}.parquet" for index in range(count)]
-    told = time.monotonic()
-    while not all(path.is_file() for path in paths):
-        if time.monotonic() - told > 60:
-            left = sum(not path.is_file() for path in paths)
-            print(f"waiting for {left} chunks of the other processes", flush=True)
-            told = time.monotonic()
-        time.sleep(0.2)
-    return [_read_shard(path) for path in paths]
-
-
-def _read_shard(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: broken shard ({error}); delete this file and start again to redo it") from error
-
-
-def _read_prompts(directory: Path) -> PromptSet:
-    records = [json.loads(line) for line in (directory / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
-    names = records[0]["columns"]
-    return PromptSet(
-        [record["prompt"] for record in records],
-        {name: [record["columns"][name] for record in records] for name in names},
-        str(directory),
-    )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("tea-rl", "torch", "transformers", "peft", "vllm")
-    return {package: found for package in packages if (found := _version(package)) is not None}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _dump(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, sort_keys=True, default=str, ensure_ascii=False)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _write_text(text: str, path: Path) -> None:
-    temporary = _temporary(path)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _remove_shards(shards: Path) -> None:
-    if shards.is_dir():
-        for path in shards.glob("chunk-*"):
-            path.unlink(missing_ok=True)
-        shards.rmdir()
