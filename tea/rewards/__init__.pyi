@@ -1,6 +1,9 @@
 from .base import RewardFunction as RewardFunction
 from .base import completion_texts as completion_texts
 from .base import score_completions as score_completions
+from .gym import GymReward as GymReward
+from .gym import gym_rows as gym_rows
+from .gym import gym_tasks as gym_tasks
 from .load import load_reward as load_reward
 from .model import RewardModel as RewardModel
 from .remote import RemoteReward as RemoteReward

@@ -22,6 +22,7 @@ def load_reward(spec: str, **model_options: Any) -> RewardFunction:
         spec: one of
             a verifier's name, "exact_match", "contains_answer" or "last_number";
             a Python function, "package.module:function", "package.module.function" or "path/to/file.py:function";
+            "reasoning_gym", or one of its tasks, "reasoning_gym:chain_sum" (:mod:`tea.rewards.gym`);
             a server, "https://...";
             a sequence-classification model, a local directory or a hub id ("org/name").
             Any of them may be preceded by "name=" to give the reward another name.
@@ -42,6 +43,10 @@ def load_reward(spec: str, **model_options: Any) -> RewardFunction:
         from tea.rewards.remote import RemoteReward
 
         return RemoteReward(target, name=name or "remote_reward")
+    if target == "reasoning_gym" or target.startswith("reasoning_gym:"):
+        from tea.rewards.gym import GymReward
+
+        return _named(GymReward(target.partition(":")[2]), name)
     path, _, attribute = target.rpartition(":")
     if path.endswith(".py"):
         return _renamed(_from_file(Path(path), attribute), name)
@@ -61,6 +66,12 @@ def _model(path: str, name: str, options: dict[str, Any]) -> RewardFunction:
     from tea.rewards.model import RewardModel
 
     return RewardModel(path, name=name or None, **options)
+
+
+def _named(reward: RewardFunction, name: str) -> RewardFunction:
+    if name:
+        reward.__name__ = name
+    return reward
 
 
 def _from_file(path: Path, attribute: str) -> RewardFunction:
