@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Compare runs: curves, paired differences, Q-Q plots, forecasts against what came."""
     with errors():
-        from tea.report.page import RunRewards, compare, markdown_report, write_report
+        from tea.report import RunRewards, compare, markdown_report, write_report
         from tea.rollouts import read_rewards
 
         loaded = []

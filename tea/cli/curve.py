@@ -28,7 +28,7 @@ def command(
     """The best-of-N curve of a file of rewards, unbiased, with intervals."""
     with errors():
         from tea.bestofn.curve import best_of_n_curve
-        from tea.report.page import format_interval
+        from tea.report import format_interval
         from tea.rollouts import read_rewards
 
         columns = None if reward is None else [reward]

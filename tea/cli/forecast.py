@@ -33,7 +33,7 @@ def command(
     """Forecast the best-of-N curve beyond the samples in a file, with intervals and a verdict."""
     with errors():
         from tea.bestofn.forecast import forecast_best_of_n
-        from tea.report.page import format_interval
+        from tea.report import format_interval
 
         name, matrix = one_reward(file, reward, prompt, model, samples)
         if backtest is not None:

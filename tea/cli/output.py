@@ -100,7 +100,7 @@ def print_run(run: Any, ns: list[int] | None, select_by: str | None, level: floa
 
 def print_curves(curves: dict[str, Any], how: str) -> None:
     """Print a table of curves with intervals, one column each."""
-    from tea.report.page import format_interval
+    from tea.report import format_interval
 
     first = next(iter(curves.values()))
     rows = [

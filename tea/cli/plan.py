@@ -50,7 +50,7 @@ def command(
     """Weigh what more samples give against what they cost; split a budget over prompts."""
     with errors():
         from tea.bestofn.plan import imperfect_verifier, plan_samples, plan_training, split_budget
-        from tea.report.page import format_interval
+        from tea.report import format_interval
 
         name, matrix, table = one_reward_table(file, reward, prompt, model, samples)
         if cost_per_token is not None:

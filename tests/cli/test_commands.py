@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tea.bestofn import best_of_n_curve
 from tea.cli import app
-from tea.report.page import format_interval
+from tea.report import format_interval
 from tests.reference.tiny import tiny_llama, tiny_reward_model, tiny_tokenizer
 
 runner = CliRunner()

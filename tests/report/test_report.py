@@ -4,8 +4,10 @@ import re
 import numpy as np
 import pytest
 
-from tea.bestofn import RunRewards, best_of_n_curve, compare, markdown_report, paired_difference, write_report
-from tea.report.page import DARK, LIGHT, format_interval, format_p, markdown_table
+from tea.bestofn import best_of_n_curve, paired_difference
+from tea.report import RunRewards, compare, format_interval, markdown_report, write_report
+from tea.report.figures import DARK, LIGHT
+from tea.report.tables import format_p, markdown_table
 
 
 @pytest.fixture(scope="module")
