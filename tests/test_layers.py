@@ -67,12 +67,3 @@ def test_imports_are_lazy(statement, absent):
     code = f"{statement}; import sys; print(sorted({absent!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "[]"
-
-
-def test_public_names_resolve():
-    import tea
-
-    for name in tea.__all__:
-        assert getattr(tea, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'tee_advantages'"):
-        _ = tea.tee_advantages
