@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset, get_peft_config
 from trl import get_quantization_config as quantization_config_of
 
 from tea.rewards import load_reward
+from tea.trainers.checkpoints import holds_a_model, list_checkpoints
 from tea.trainers.config import TEAConfig
 from tea.trainers.trainer import AdvantageTrainer
 
@@ -127,17 +126,21 @@ def _split(data: Any, name: str) -> Any:
     return data[name]
 
 
-def _checkpoint_to_resume(training_args: TEAConfig) -> str | None:
-    chosen = training_args.resume_from_checkpoint
-    last = get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
-    if chosen == "auto":
-        return last
-    if chosen is None and last is not None:
+def _check_output_dir(training_args: TEAConfig) -> None:
+    """Refuse to write over an earlier run that is not to be continued."""
+    output_dir, resume = training_args.output_dir, training_args.resume_from_checkpoint
+    checkpoints = list_checkpoints(output_dir)
+    if checkpoints and resume is None:
         raise ValueError(
-            f"output_dir {training_args.output_dir!r} holds {os.path.basename(last)} of an earlier run: go on with "
+            f"output_dir {output_dir!r} holds {checkpoints[-1].name} of an earlier run: go on with "
             "--resume_from_checkpoint auto, or choose another output_dir"
         )
-    return chosen
+    saved = holds_a_model(output_dir)
+    if saved and not checkpoints and resume in (None, "auto"):
+        raise ValueError(
+            f"output_dir {output_dir!r} holds a model ({saved}) and no checkpoint to go on from: it would be "
+            "overwritten; choose another output_dir"
+        )
 
 
 def main(
@@ -152,7 +155,7 @@ def main(
     Args:
         script_args: What to train on and against.
         training_args: How; its ``advantage_estimator`` is "tea" unless set. ``resume_from_checkpoint="auto"``
-            continues from the last checkpoint in ``output_dir`` if there is one.
+            continues from the newest complete checkpoint in ``output_dir`` if there is one.
         model_args: TRL's: the model, its dtype, LoRA.
         dataset_args: TRL's: a mixture of datasets, instead of ``script_args.dataset_name``.
         reward_funcs: Further rewards, as TRL takes them.
@@ -160,7 +163,7 @@ def main(
     Raises:
         ValueError: On bad arguments, and when ``output_dir`` holds an earlier run that is not to be continued.
     """
-    checkpoint = _checkpoint_to_resume(training_args)
+    _check_output_dir(training_args)
     if training_args.advantage_estimator is None:
         training_args.advantage_estimator = "tea"
     rewards: list[Any] = list(reward_funcs)
@@ -189,7 +192,7 @@ def main(
         quantization_config=quantization_config_of(model_args),
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"model saved to {training_args.output_dir}")
     if training_args.push_to_hub:

@@ -1,11 +1,11 @@
-"""TRL's GRPO trainer with the advantage estimator as a parameter. All use of TRL's private methods is here."""
+"""TRL's GRPO trainer with the advantage estimator as a parameter.
+
+With `resumable.py` beside it, all use of private methods of TRL's and transformers' trainers.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
+from trl import GRPOConfig, RLOOTrainer
 
 from tea.estimators import (
     Estimator,
@@ -31,10 +30,13 @@ from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
 from tea.trainers.config import TEAConfig
+from tea.trainers.identity import task_key
+from tea.trainers.resumable import ResumableGRPOTrainer
 
 AdvantageEstimator = Callable[..., Tensor]
 
-MEMORY_FILE = "reward_memory.pt"
+# What the memory of version 0.1 told tasks apart by.
+_OLD_KEY_COLUMNS = ("prompt", "image", "images")
 
 
 def _accepts_mask(function: Callable[..., Any]) -> bool:
@@ -45,28 +47,21 @@ def _accepts_mask(function: Callable[..., Any]) -> bool:
     return "mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _digest(value: Any) -> str:
-    """What stands for an image in a key; for anything else that JSON does not know, its type."""
-    content = value.tobytes() if hasattr(value, "tobytes") else value
-    return hashlib.blake2b(content if isinstance(content, bytes) else type(value).__name__.encode()).hexdigest()
+class _KeyedMemory:
+    """The reward memory as checkpoints keep it, with what its keys were made of."""
+
+    def __init__(self, trainer: AdvantageTrainer, memory: RewardMemory) -> None:
+        self.trainer, self.memory = trainer, memory
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.memory.state_dict(), "key_columns": self.trainer._key_columns}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.memory.load_state_dict(state)
+        self.trainer._key_columns = state.get("key_columns", _OLD_KEY_COLUMNS)
 
 
-def prompt_key(example: Mapping[str, Any]) -> str:
-    """The key of a row of the dataset in the reward memory: a hash of its prompt, text or messages, and its images.
-
-    Raises:
-        ValueError: If it has no prompt (it is an environment that makes it).
-    """
-    if example.get("prompt") is None:
-        raise ValueError(
-            f"reward_memory needs a prompt in every row of the dataset, got one with: {', '.join(example)}"
-        )
-    content = {name: example[name] for name in ("prompt", "image", "images") if example.get(name) is not None}
-    text = json.dumps(content, sort_keys=True, default=_digest)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-class AdvantageTrainer(GRPOTrainer):
+class AdvantageTrainer(ResumableGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose advantages come from any estimator.
 
     Everything else is TRL's: generation, reward functions and their weights, loss, KL, clipping, logging. Logged
@@ -80,9 +75,11 @@ class AdvantageTrainer(GRPOTrainer):
     - ``tea/target_n``: the N that is trained for at this step, if it is annealed;
     - ``tea/memory_rewards``: remembered rewards that were used, per prompt, with `args.reward_memory`.
 
-    With `args.reward_memory` the rewards of a prompt's earlier visits, in `self.reward_memory`, count with those of
-    its current rollouts. Rows with the same prompt (and images) share one history. A checkpoint holds the memory in
-    `reward_memory.pt`, and a resumed run goes on with it. It is neither read nor written in evaluation.
+    With `args.reward_memory` the rewards of a task's earlier visits, in `self.reward_memory`, count with those of
+    its current rollouts. Rows of the dataset that agree in all columns are one task, with one history. The memory is
+    in every checkpoint, and a resumed run goes on with it. It is neither read nor written in evaluation.
+
+    A resumed run goes on exactly, see `tea.trainers.resumable`.
 
     It goes together with a trainer that only changes GRPO's loss: ``class T(AdvantageTrainer, GMPOTrainer)``, with a
     config ``class C(GMPOConfig, TEAConfig)`` (in this order, which keeps GMPO's defaults; the other is an error).
@@ -134,6 +131,9 @@ class AdvantageTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, *other_args, **kwargs)
         if args is None:
             self._prepare_estimator(self.args, advantage_estimator)
+        self._key_columns: tuple[str, ...] | None = None  # all
+        if self.reward_memory is not None:
+            self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
         self._gathered_rewards: Tensor | None = None
         self._warned_binary = False
 
@@ -187,6 +187,17 @@ class AdvantageTrainer(GRPOTrainer):
                 f"target_n_schedule={self._schedule!r} is set, but {self.estimator_name!r} has no target_n to anneal"
             )
         self._probe_estimator(args)
+
+    def run_description(self) -> dict[str, Any]:
+        """See `ResumableGRPOTrainer`."""
+        estimator = self.advantage_estimator
+        options = dict(estimator.options) if isinstance(estimator, Estimator) else {}
+        options |= {"target_n_schedule": self._schedule, "target_n_start": self._target_n_start}
+        return {
+            "estimator": {"name": self.estimator_name, **options, "normalize_advantages": self._normalize},
+            "reward_memory": self.reward_memory.size if self.reward_memory is not None else 0,
+            **super().run_description(),
+        }
 
     @property
     def estimator_name(self) -> str:
@@ -285,7 +296,7 @@ class AdvantageTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
         memory = self.reward_memory if mode == "train" else None
-        local_keys = [prompt_key(example) for example in inputs] if memory is not None else []
+        local_keys = [task_key(example, self._key_columns) for example in inputs] if memory is not None else []
         output = super()._generate_and_score_completions(inputs)
         num_generations = self.num_generations if mode == "train" else self.num_generations_eval
         rewards_per_func, self._gathered_rewards = self._gathered_rewards, None
@@ -319,30 +330,6 @@ class AdvantageTrainer(GRPOTrainer):
             logged.pop()
         logged.extend(flat.tolist())
         return output
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.reward_memory is not None and self.args.should_save:
-            folder = os.path.join(
-                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
-            partial = os.path.join(folder, f"{MEMORY_FILE}.partial")
-            torch.save(self.reward_memory.state_dict(), partial)
-            os.replace(partial, os.path.join(folder, MEMORY_FILE))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.reward_memory is None or checkpoint is None:
-            return
-        path = os.path.join(checkpoint, MEMORY_FILE)
-        if os.path.isfile(path):
-            self.reward_memory.load_state_dict(torch.load(path, weights_only=True))
-        else:
-            warnings.warn(
-                f"{checkpoint} has no {MEMORY_FILE}: the run goes on without the rewards that were remembered before "
-                "it, and until a prompt comes back its advantages look no further than the group",
-                stacklevel=2,
-            )
 
     def _log_tail(self, mode: str, rewards: Tensor, advantages: Tensor) -> None:
         tail = tail_statistics(rewards, self._target_n, self._tail_fraction)

@@ -36,7 +36,13 @@ def build(tmp_path, model_path):
     """Build a trainer of any class on a tiny Llama: ``build(TEATrainer, target_n=32)``."""
 
     def build_trainer(
-        trainer_class=GRPOTrainer, *, reward_funcs=count_reward, config_class=None, trainer_kwargs=None, **options
+        trainer_class=GRPOTrainer,
+        *,
+        model=None,
+        reward_funcs=count_reward,
+        config_class=None,
+        trainer_kwargs=None,
+        **options,
     ):
         config_class = config_class or (GRPOConfig if trainer_class is GRPOTrainer else TEAConfig)
         defaults = {
@@ -58,7 +64,7 @@ def build(tmp_path, model_path):
         dataset = Dataset.from_dict({"prompt": PROMPTS})
         config = config_class(**{**defaults, **options})
         return trainer_class(
-            model=model_path,
+            model=model or model_path,
             reward_funcs=reward_funcs,
             args=config,
             train_dataset=dataset,

@@ -4,6 +4,7 @@ import inspect
 
 from transformers import Trainer
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 
 def test_calculate_rewards_returns_the_gathered_rewards():
@@ -43,3 +44,23 @@ def test_groups_are_contiguous():
     """The reward memory takes one key from every num_generations rows."""
     source = inspect.getsource(GRPOTrainer._get_train_sampler)
     assert "mini_repeat_count=self.num_generations" in source
+
+
+def test_resuming_overrides_these():
+    """`tea/trainers/resumable.py`: what is saved and loaded, when, and from where."""
+    for method, parameters in [
+        (GRPOTrainer._get_train_sampler, ["self", "dataset"]),
+        (Trainer._load_from_checkpoint, ["self", "resume_from_checkpoint", "model"]),
+        (Trainer._push_from_checkpoint, ["self", "checkpoint_folder"]),
+        (Trainer._get_output_dir, ["self", "trial"]),
+    ]:
+        assert list(inspect.signature(method).parameters) == parameters, method
+    sampler = inspect.getsource(RepeatSampler)
+    assert "indexes = torch.randperm(self.num_samples, generator=self.generator).tolist()" in sampler
+    assert "sampler_fn=self._get_train_sampler" in inspect.getsource(GRPOTrainer.get_train_dataloader)
+    cycle = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "generate_every = self.args.steps_per_generation * self.num_iterations" in cycle
+    assert "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]" in cycle
+    save = inspect.getsource(Trainer._save_checkpoint)
+    assert "self.state.best_model_checkpoint = best_checkpoint_dir" in save
+    assert "self._push_from_checkpoint(output_dir)" in save

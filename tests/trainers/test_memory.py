@@ -1,14 +1,18 @@
 """Training with the reward memory: what is remembered, what it is used for, and what a checkpoint keeps of it."""
 
+import datetime
+import decimal
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
 import tea
 from tea.trainers import AdvantageTrainer, PrefixTEATrainer, TEAConfig, TEATrainer
-from tea.trainers.trainer import MEMORY_FILE, prompt_key
+from tea.trainers.extra_state import EXTRA_STATE_FILE, OLD_MEMORY_FILE
+from tea.trainers.identity import task_key
 from tests.reference import estimators as reference
 from tests.trainers.conftest import PROMPTS, count_reward, missing_reward
 
@@ -84,7 +88,7 @@ def test_later_epochs_use_the_rewards_of_earlier_ones(build, reward):
     assert not log(trainer, "eval_tea/memory_rewards")
     assert len(trainer.reward_memory) == len(PROMPTS)
     for prompt in PROMPTS:
-        kept = trainer.reward_memory.recall([prompt_key({"prompt": prompt})])[0]
+        kept = trainer.reward_memory.recall([task_key({"prompt": prompt})])[0]
         assert kept[~kept.isnan()].tolist() == pytest.approx(past[prompt][::-1][:12])
 
 
@@ -105,15 +109,11 @@ def test_the_first_epoch_is_training_without_a_memory(build, tmp_path):
 
 @pytest.mark.parametrize("memory", [12, 30])
 def test_resumed_run_goes_on_exactly(build, tmp_path, memory):
-    """Interrupted in the second epoch: the same histories, advantages and weights as without the interruption.
-
-    Without shuffling: a resumed TRL trainer begins with the order of the first epoch again.
-    """
+    """Interrupted in the second epoch: the same histories, advantages and weights as without the interruption."""
     options = {
         **MAX_AT_16,
         "reward_memory": memory,
         "max_steps": 10,
-        "shuffle_dataset": False,
         "save_strategy": "steps",
         "save_steps": 6,
     }
@@ -133,7 +133,7 @@ def test_resumed_run_goes_on_exactly(build, tmp_path, memory):
         assert torch.equal(advantages, advantages_)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    keys = [prompt_key({"prompt": prompt}) for prompt in PROMPTS]
+    keys = [task_key({"prompt": prompt}) for prompt in PROMPTS]
     torch.testing.assert_close(
         resumed.reward_memory.recall(keys), whole.reward_memory.recall(keys), rtol=0, atol=0, equal_nan=True
     )
@@ -143,11 +143,30 @@ def test_resumed_run_goes_on_exactly(build, tmp_path, memory):
 def test_checkpoint_without_a_memory_is_warned_about(build, tmp_path):
     options = {"advantage_estimator": "max_at_k", "k": 4, "max_steps": 5, "save_strategy": "steps", "save_steps": 4}
     build(AdvantageTrainer, output_dir=str(tmp_path / "whole"), **options).train()
-    assert not (tmp_path / "whole" / "checkpoint-4" / MEMORY_FILE).exists()
     resumed = build(AdvantageTrainer, output_dir=str(tmp_path / "resumed"), reward_memory=8, **options)
-    with pytest.warns(UserWarning, match=r"checkpoint-4 has no reward_memory.pt: the run goes on without the rewards"):
+    with pytest.warns(UserWarning, match=r"checkpoint-4 has no reward memory: the run goes on without it"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     assert log(resumed, "tea/memory_rewards") == [0]
+
+
+def test_checkpoint_of_version_0_1_goes_on_with_its_memory(build, tmp_path):
+    """There it was alone in reward_memory.pt, its keys made of the prompt even where there are other columns."""
+    options = {**MAX_AT_16, "max_steps": 5, "save_strategy": "steps", "save_steps": 4}
+    whole = build(AdvantageTrainer, output_dir=str(tmp_path / "whole"), **options)
+    whole.train()
+    checkpoint = tmp_path / "whole" / "checkpoint-4"
+    memory = torch.load(checkpoint / EXTRA_STATE_FILE, weights_only=True)["parts"]["reward_memory"]
+    del memory["key_columns"]
+    torch.save(memory, checkpoint / OLD_MEMORY_FILE)
+    for name in (EXTRA_STATE_FILE, "trainer_extra_state_0.pt", "manifest.json"):
+        (checkpoint / name).unlink()
+    resumed = build(AdvantageTrainer, output_dir=str(tmp_path / "resumed"), **options)
+    resumed.train_dataset = resumed.train_dataset.add_column("answer", [str(i) for i in range(8)])
+    with pytest.warns(UserWarning, match="checkpoint-4 has no generation cycle"):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert log(resumed, "tea/memory_rewards")[-1] == 4
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_annealed_tail_estimator_and_reused_rollouts(build):
@@ -225,23 +244,27 @@ def test_estimators_without_a_use_for_it_are_refused_before_a_model_is_loaded(bu
 # --- Keys ---
 
 
-def test_key_is_of_what_the_prompt_says():
+def test_key_is_of_the_whole_row():
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "äh \ud800?"}]
     reordered = [{"content": message["content"], "role": message["role"]} for message in conversation]
-    key = prompt_key({"prompt": conversation, "answer": "3"})
-    assert key == prompt_key({"answer": "4", "prompt": reordered, "image": None})
+    key = task_key({"prompt": conversation, "answer": "3"})
+    assert key == task_key({"answer": "3", "prompt": reordered, "image": None})
     others = [
-        conversation[::-1],
-        conversation[1:],
-        [*conversation, {"role": "assistant", "content": ""}],
-        "Be brief.",
-        "",
-        [],
+        *({"prompt": conversation, "answer": value} for value in ("4", 3, 3.0, ["3"])),
+        {"prompt": conversation},
+        {"prompt": conversation, "seed": "3"},
+        {"answer": "3"},
+        *({"prompt": prompt, "answer": "3"} for prompt in (conversation[::-1], conversation[1:], "Be brief.", "", [])),
+        *({"day": datetime.date(2024, 1, day)} for day in (1, 2)),
+        *({"board": np.arange(4).reshape(shape)} for shape in ((4,), (2, 2), (1, 4))),
+        *({"price": decimal.Decimal(text)} for text in ("1.0", "1.1")),
+        *({"set": frozenset({value})} for value in (1, 2)),
     ]
-    keys = [key, *(prompt_key({"prompt": prompt}) for prompt in others)]
+    keys = [key, *(task_key(row) for row in others)]
     assert len(set(keys)) == len(keys)
+    assert task_key({"prompt": "a", "answer": "3"}, ("prompt", "image")) == task_key({"prompt": "a"})
     # The same in another process and tomorrow: resuming relies on it.
-    assert prompt_key({"prompt": "the quick"}) == "da2c5d525e58554f045e0e6ad172f5bd"
+    assert task_key({"prompt": "the quick"}) == "da2c5d525e58554f045e0e6ad172f5bd"
 
 
 def test_images_tell_prompts_apart():
@@ -253,8 +276,8 @@ def test_images_tell_prompts_apart():
     def content(picture):
         return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}]
 
-    assert prompt_key({"prompt": prompt, "image": red}) == prompt_key({"prompt": prompt, "image": again})
-    assert prompt_key({"prompt": content(red)}) == prompt_key({"prompt": content(again)})
+    assert task_key({"prompt": prompt, "image": red}) == task_key({"prompt": prompt, "image": again})
+    assert task_key({"prompt": content(red)}) == task_key({"prompt": content(again)})
     rows = [
         *({"prompt": prompt, "image": picture} for picture in (red, blue)),
         *({"prompt": prompt, "images": pictures} for pictures in ([red], [red, blue], [{"bytes": b"x"}])),
@@ -262,12 +285,7 @@ def test_images_tell_prompts_apart():
         {"prompt": prompt},
     ]
     for a, b in itertools.combinations(rows, 2):
-        assert prompt_key(a) != prompt_key(b)
-
-
-def test_row_without_a_prompt():
-    with pytest.raises(ValueError, match="reward_memory needs a prompt in every row of the dataset, got one with: env"):
-        prompt_key({"env": "a"})
+        assert task_key(a) != task_key(b)
 
 
 def test_conversational_prompts(build):
