@@ -17,6 +17,7 @@ from tea.estimators.group import (
     group_mean,
     scatter_sorted,
     sort_groups,
+    where,
 )
 
 
@@ -127,7 +128,7 @@ def bon_max_mean_advantages(
     deviation = _deviation(group)
     best = group.rewards == group.filled(-torch.inf).amax(1, keepdim=True)
     share = best / best.sum(1, keepdim=True).clamp(min=1).to(deviation.dtype)
-    raw = torch.where(best, deviation * share, 0.0)
+    raw = where(best, deviation * share, 0.0)
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)
 
 
@@ -182,7 +183,7 @@ def cat_bon_advantages(
     m = rewards.shape[1]
     values, order = sort_groups(group.filled(torch.inf))
     # Where the run of equal rewards begins is how many are smaller.
-    begins = torch.where(values[:, 1:] != values[:, :-1], torch.arange(1, m, device=values.device), 0)
+    begins = where(values[:, 1:] != values[:, :-1], torch.arange(1, m, device=values.device), 0)
     smaller = torch.nn.functional.pad(begins, (1, 0)).cummax(dim=1).values
     table = constant(_cat_bon_table, m, target_n, dtype=values.dtype, device=values.device)
     weight = scatter_sorted(by_count(table, group).gather(1, smaller), order)

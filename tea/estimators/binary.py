@@ -19,6 +19,7 @@ from tea.estimators.group import (
     constant,
     finalize,
     values_are_readable,
+    where,
 )
 from tea.estimators.order import check_k, log_binomial
 
@@ -99,7 +100,7 @@ def _fitted_weight(success: Tensor, group: Group, target_n: float) -> Tensor:
     weights = constant(grid_weight_table, m, target_n, dtype=dtype, device=device)
     of_failure = (belief * weights[row]).sum(1, keepdim=True)
     of_success = (belief * weights[(row - 1).clamp(min=0)]).sum(1, keepdim=True)
-    return torch.where(right, of_success, of_failure)
+    return where(right, of_success, of_failure)
 
 
 def pass_at_n_advantages(

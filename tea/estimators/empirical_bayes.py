@@ -27,6 +27,7 @@ from tea.estimators.group import (
     scatter_sorted,
     sort_groups,
     values_are_readable,
+    where,
 )
 
 MAX_LEVELS = 256
@@ -57,19 +58,18 @@ def _step_table(m: int, target_n: float) -> Table:
     return np.where((above > 0) & (above < count), step, 0.0)
 
 
-def _shrunk(values: Tensor, noise: Tensor, known: Tensor) -> Tensor:
+def _shrunk(values: Tensor, noise: Tensor, number: Tensor) -> Tensor:
     """How far each of ``values`` (P, 1) is to be moved to their mean, as a share in [0, 1].
 
     Args:
-        values: (P, 1) estimates.
-        noise: (P, 1) their sampling variances.
-        known: (P, 1) bool; where not, the share is 1.
+        values: (P, 1) estimates less their mean; 0 where there is none.
+        noise: (P, 1) their sampling variances; 0 where there is none.
+        number: () how many there are.
     """
-    count = known.sum()
-    variance = torch.where(known, values, 0.0).square().sum() / (count - 1).clamp(min=1)
-    between = (variance - torch.where(known, noise, 0.0).sum() / count.clamp(min=1)).clamp(min=0.0)
+    variance = values.square().sum() / (number - 1).clamp(min=1)
+    between = (variance - noise.sum() / number.clamp(min=1)).clamp(min=0.0)
     # Equal ones need no moving, and 0 / 0 is no share.
-    return torch.where(known & (between > 0), 1.0 - between / (between + noise), 1.0)
+    return where(between > 0, 1.0 - between / (between + noise), 1.0)
 
 
 def _standardized(group: Group) -> tuple[Tensor, Tensor]:
@@ -78,26 +78,28 @@ def _standardized(group: Group) -> tuple[Tensor, Tensor]:
     Both are shrunk to those of the batch by as much as m rollouts leave them uncertain.
     """
     count = group.count.to(group.rewards.dtype)
-    known = group.count > 1
+    known = count > 1
     std = reward_std(group)
-    known_std = known & (std > 0)
-    log_std = torch.where(known_std, std, 1.0).log()
-    center = torch.where(known_std, log_std, 0.0).sum() / known_std.sum().clamp(min=1)
-    moved = _shrunk(log_std - center, 0.5 / (count - 1).clamp(min=1), known_std)
-    scale = torch.where(known_std, log_std - moved * (log_std - center), center).exp()
+    spread = std > 0  # False for NaN
+    log_std = where(spread, std, 1.0).log()
+    number = spread.sum()
+    center = log_std.sum() / number.clamp(min=1)
+    distance = where(spread, log_std - center, 0.0)
+    moved = _shrunk(distance, where(spread, 0.5 / (count - 1), 0.0), number)
+    scale = (center + (1.0 - moved) * distance).exp()
 
     mean = group_mean(group.rewards, group)
-    anchor = torch.where(known, mean, torch.nan).nanmean()
-    distance = torch.where(known, mean - anchor, 0.0)
+    anchor = where(known, mean, torch.nan).nanmean()
+    distance = where(known, mean - anchor, 0.0)
     unit = power_of_two_below(distance.abs().amax())
-    noise = (torch.where(known, std, 0.0) / unit).square() / count.clamp(min=1)
-    moved = _shrunk(distance / unit, noise, known)
+    noise = (where(known, std, 0.0) / unit).square() / count.clamp(min=1)
+    moved = _shrunk(distance / unit, noise, known.sum())
     # Not beyond what the prompt's own rollouts leave possible (limited translation, Efron and Morris 1972): among
     # prompts of very different spread the shrinkage is right on average only.
-    error = scale * count.clamp(min=1).rsqrt()
-    shift = (moved * distance).clamp(-LIMIT * error, LIMIT * error)
+    error = scale * (LIMIT * count.clamp(min=1).rsqrt())
+    shift = (moved * distance).clamp(-error, error)
     # From the prompt's own mean: next to a prompt whose rewards are 1e30 the others keep their digits.
-    return (group.rewards - mean + torch.where(known, shift, 0.0)) / scale, scale
+    return (group.rewards - mean + shift) / scale, scale
 
 
 def eb_bon_advantages(
@@ -155,14 +157,14 @@ def eb_bon_advantages(
     values, unit = _standardized(group) if standardize else (group.rewards, torch.ones_like(group.rewards[:, :1]))
 
     # The levels, (T,): order statistics of the batch, the invalid ones beyond them.
-    pooled = sort_groups(torch.where(group.valid, values, torch.inf).reshape(1, -1))[0].squeeze(0)
+    pooled = sort_groups(where(group.valid, values, torch.inf).reshape(1, -1))[0].squeeze(0)
     positions = constant(_level_positions, rewards.numel(), dtype=dtype, device=device).squeeze(0)
     number = group.count.sum()
     levels = pooled[(positions * (number - 1)).round().long().clamp(min=0)]
-    levels = torch.where(number > 0, levels, 0.0)
+    levels = where(number > 0, levels, 0.0)
 
     # How many of each prompt exceed each level, and what that says of the priors.
-    ascending, order = sort_groups(torch.where(group.valid, values, torch.inf))
+    ascending, order = sort_groups(where(group.valid, values, torch.inf))
     at_or_below = torch.searchsorted(ascending, levels[:-1].expand(len(rewards), -1).contiguous(), right=True)
     # Where all groups are whole, and looking is free, the rows of smaller ones are left out.
     first = m * (m + 1) if values_are_readable(values) and bool(group.valid.all()) else 0
@@ -181,7 +183,7 @@ def eb_bon_advantages(
     total = (step * levels.diff().to(exact).unsqueeze(1)).cumsum(0)
     total = torch.cat((torch.zeros_like(total[:1]), total))
     # From one reward of the group to the next, count - i are above.
-    ascending = torch.where(torch.isfinite(ascending), ascending, group.filled(-torch.inf).amax(1, keepdim=True))
+    ascending = where(torch.isfinite(ascending), ascending, group.filled(-torch.inf).amax(1, keepdim=True))
     position = (torch.searchsorted(levels, ascending, right=True) - 1).clamp(0, len(step) - 1)
     above = (group.count - torch.arange(1, m, device=device)).clamp(min=0)
     row = start + above
@@ -190,6 +192,6 @@ def eb_bon_advantages(
     # Between the same levels a difference of sums would lose the digits that count.
     within = step[low, row] * (over - below)
     across = total[high, row] - total[low, row] + step[high, row] * over - step[low, row] * below
-    rise = torch.where(low == high, within, across).clamp(min=0.0).to(dtype)
+    rise = where(low == high, within, across).clamp(min=0.0).to(dtype)
     raw = torch.cat((torch.zeros_like(rise[:, :1]), rise.cumsum(1)), dim=1)
     return finalize(scatter_sorted(raw * unit, order), group, monotone=monotone, center=center, scale=scale)

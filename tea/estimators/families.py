@@ -24,7 +24,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from tea.estimators.group import Group, by_count, constant, largest, reward_std, tail_count
+from tea.estimators.group import Group, by_count, constant, largest, reward_std, tail_count, where
 from tea.estimators.normal import expected_max_normal, tail_slope
 
 FAMILIES = ("gaussian", "exponential", "gpd", "auto")
@@ -157,24 +157,24 @@ def spacing_profile(group: Group, tail_fraction: float) -> Profile:
     k, variance, expected = table[:, :1], table[:, 1:2], table[:, 2:]
     top = largest(group.filled(-torch.inf), tail_count(m, tail_fraction, minimum=4))
     j = torch.arange(1, top.shape[1], device=rewards.device).to(rewards.dtype)
-    spacings = torch.where(j < k, j * (top[:, :-1] - top[:, 1:]), 0.0)
+    spacings = where(j < k, j * (top[:, :-1] - top[:, 1:]), 0.0)
     # A ratio of sums over prompts: the expected profiles are ratios of expectations. Each prompt counts in units of
     # how far its other rewards lie below the tail, which says nothing about the spacings in it; of its standard
     # deviation where it has no others.
     threshold = top.gather(1, (k.long() - 1).clamp(min=0))
-    below = torch.where(group.valid, threshold - group.rewards, 0.0).clamp(min=0.0).sum(1, keepdim=True)
+    below = where(group.valid, threshold - group.rewards, 0.0).clamp(min=0.0).sum(1, keepdim=True)
     below = below / (group.count - k).clamp(min=1)
     usable = (k >= 3) & (spacings.amax(1, keepdim=True) > 0)
-    unit = torch.where(usable, torch.where(below > 0, below, reward_std(group)), 1.0)
+    unit = where(usable, where(below > 0, below, reward_std(group)), 1.0)
     # No prompt may say everything, let alone overflow: one whose others are all but equal would.
-    spacings = torch.where(usable, spacings / unit, 0.0).clamp(max=1.0 / torch.finfo(rewards.dtype).eps)
+    spacings = where(usable, spacings / unit, 0.0).clamp(max=1.0 / torch.finfo(rewards.dtype).eps)
     position = (j - 1) / (k - 2).clamp(min=1)
 
     weight = usable.to(rewards.dtype)
     prompts = weight.sum()
     divisor = prompts.clamp(min=1)
     return Profile(
-        observed=(spacings * position).sum() / torch.where(prompts > 0, spacings.sum(), 1.0),
+        observed=(spacings * position).sum() / where(prompts > 0, spacings.sum(), 1.0),
         expected=(weight * expected).sum(0) / divisor,
         error=(weight * variance).sum().sqrt() / divisor,
         prompts=prompts,
@@ -201,14 +201,14 @@ def family_weights(group: Group, tail: str, tail_fraction: float) -> Tensor:
     expected = (-profile.expected[1:]).contiguous()
     upper = torch.searchsorted(expected, (-target).reshape(1)).clamp(1, len(SHAPES) - 1)
     low, high = expected.gather(0, upper - 1), expected.gather(0, upper)
-    share = ((-target - low) / torch.where(high > low, high - low, 1.0)).clamp(0.0, 1.0).unsqueeze(1)
+    share = ((-target - low) / where(high > low, high - low, 1.0)).clamp(0.0, 1.0).unsqueeze(1)
     # The bank has the Gaussian before the shapes, hence one further.
     gpd = ((1.0 - share) * identity[upper] + share * identity[upper + 1])[0]
-    gpd = torch.where(profile.prompts > 0, gpd, identity[_GAUSSIAN])
+    gpd = where(profile.prompts > 0, gpd, identity[_GAUSSIAN])
     if tail == "gpd":
         return gpd
-    chosen = torch.where(profile.accepts(_EXPONENTIAL), identity[_EXPONENTIAL], gpd)
-    return torch.where(profile.accepts(_GAUSSIAN) | (profile.prompts == 0), identity[_GAUSSIAN], chosen)
+    chosen = where(profile.accepts(_EXPONENTIAL), identity[_EXPONENTIAL], gpd)
+    return where(profile.accepts(_GAUSSIAN) | (profile.prompts == 0), identity[_GAUSSIAN], chosen)
 
 
 def combine(bank: Tensor, group: Group, tail: str, tail_fraction: float) -> Tensor:

@@ -41,12 +41,27 @@ class Group(NamedTuple):
 
     def filled(self, value: float | Tensor) -> Tensor:
         """The rewards with ``value`` in place of the invalid ones."""
-        return torch.where(self.valid, self.rewards, value)
+        return where(self.valid, self.rewards, value)
 
 
 def values_are_readable(tensor: Tensor) -> bool:
     """Whether looking at values costs nothing: eager mode and a device that shares the host's memory."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+@lru_cache(maxsize=256)
+def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def where(condition: Tensor, yes: float | Tensor, no: float | Tensor) -> Tensor:
+    """``torch.where`` without the kernel that it launches to make a tensor of a number; one of the two is a tensor."""
+    if not torch.compiler.is_compiling():
+        if not isinstance(yes, Tensor) and isinstance(no, Tensor):
+            yes = _scalar(yes, no.dtype, no.device)
+        elif not isinstance(no, Tensor) and isinstance(yes, Tensor):
+            no = _scalar(no, yes.dtype, yes.device)
+    return torch.where(condition, yes, no)
 
 
 def as_group(rewards: Tensor, mask: Tensor | None = None) -> Group:
@@ -76,22 +91,23 @@ def as_group(rewards: Tensor, mask: Tensor | None = None) -> Group:
     if rewards.dtype not in (torch.float32, torch.float64):
         rewards = rewards.float()
     rewards = rewards.detach()
-    valid = ~torch.isnan(rewards)
+    valid = rewards == rewards  # False for NaN
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"mask must be a bool tensor, got {mask.dtype if isinstance(mask, Tensor) else type(mask)}")
         if mask.shape != rewards.shape:
             raise ValueError(f"mask must have the shape of rewards {tuple(rewards.shape)}, got {tuple(mask.shape)}")
         valid = valid & mask
+        rewards = where(valid, rewards, torch.nan)
     if values_are_readable(rewards):
-        infinite = torch.isinf(rewards) & valid
+        infinite = torch.isinf(rewards)
         if infinite.any():
             prompt, rollout = infinite.nonzero()[0].tolist()
             raise ValueError(
                 f"rewards must be finite (NaN marks a missing one), got {rewards[prompt, rollout].item()} "
                 f"at prompt {prompt}, rollout {rollout} ({int(infinite.sum())} infinite in all)"
             )
-    return Group(torch.where(valid, rewards, torch.nan), valid, valid.sum(dim=1, keepdim=True))
+    return Group(rewards, valid, valid.sum(dim=1, keepdim=True))
 
 
 class BinaryRewardsWarning(UserWarning):
@@ -117,16 +133,15 @@ def warn_if_binary(group: Group, estimator: str, stacklevel: int = 3) -> None:
 
 def group_mean(values: Tensor, group: Group) -> Tensor:
     """Mean of ``values`` over the valid rollouts of each prompt: (P, 1), NaN for a prompt without any."""
-    return torch.nanmean(torch.where(group.valid, values, torch.nan), dim=1, keepdim=True)
+    return where(group.valid, values, 0.0).sum(dim=1, keepdim=True) / group.count
 
 
 def power_of_two_below(x: Tensor) -> Tensor:
-    """The largest power of two not above ``x`` (x >= 0), and 1 for zero: dividing by it is exact."""
+    """The largest power of two not above ``x`` (x >= 0), within the normal numbers: dividing by it is exact."""
+    # The exponent's bits alone; neither 0 nor infinity, so that whatever is divided by it stays what it was.
     if x.dtype == torch.float32:
-        power = (x.view(torch.int32) & 0x7F800000).view(torch.float32)
-    else:
-        power = (x.view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
-    return torch.where((power > 0) & torch.isfinite(power), power, 1.0)
+        return (x.view(torch.int32) & 0x7F800000).clamp(0x00800000, 0x7F000000).view(torch.float32)
+    return (x.view(torch.int64) & 0x7FF0000000000000).clamp(0x0010000000000000, 0x7FE0000000000000).view(torch.float64)
 
 
 def reward_std(group: Group, scale: Literal["group", "batch"] = "group") -> Tensor:
@@ -135,13 +150,16 @@ def reward_std(group: Group, scale: Literal["group", "batch"] = "group") -> Tens
     NaN where fewer than 2 rollouts are valid. To the last bit what TRL computes, as long as TRL's squares
     neither overflow nor underflow; here they cannot.
     """
-    rewards = group.rewards if scale == "group" else group.rewards.reshape(1, -1)
-    deviation = rewards - torch.nanmean(rewards, dim=1, keepdim=True)
-    unit = power_of_two_below(deviation.nan_to_num(0.0).abs().amax(dim=1, keepdim=True))
-    count = torch.sum(~torch.isnan(rewards), dim=1, keepdim=True).to(rewards.dtype)
-    variance = torch.nanmean((deviation / unit) ** 2, dim=1, keepdim=True)
-    variance = variance * torch.where(count > 1, count / (count - 1), torch.nan)
-    return torch.sqrt(variance) * unit
+    rewards, valid, count = group
+    if scale == "batch":
+        rewards, valid, count = rewards.reshape(1, -1), valid.reshape(1, -1), count.sum().reshape(1, 1)
+    count = count.to(rewards.dtype)
+    mean = where(valid, rewards, 0.0).sum(dim=1, keepdim=True) / count
+    deviation = where(valid, rewards - mean, 0.0)
+    unit = power_of_two_below(deviation.abs().amax(dim=1, keepdim=True))
+    variance = ((deviation / unit) ** 2).sum(dim=1, keepdim=True) / count
+    # One rollout: 0 * infinity; none: 0 / 0.
+    return torch.sqrt(variance * (count / (count - 1))) * unit
 
 
 def _numpy_sorts(x: Tensor) -> bool:
@@ -202,13 +220,16 @@ def _merge_halves(x: Tensor, half: int) -> Tensor:
     """
     blocks = x.unflatten(0, (-1, 2, half))
     left, right = blocks[:, 0], blocks[:, 1]
-    suffix = left.flip(1).cumsum(1).unsqueeze(2)
-    prefix = right.cumsum(1).unsqueeze(1)
-    means = (suffix + prefix) * constant(_inverse_sizes, half, dtype=x.dtype, device=x.device).unsqueeze(-1)
-    pooled = means.amin(2).amax(1, keepdim=True)
+    if half == 1:
+        pooled = (left + right) * 0.5
+    else:
+        suffix = left.flip(1).cumsum(1).unsqueeze(2)
+        prefix = right.cumsum(1).unsqueeze(1)
+        means = (suffix + prefix) * constant(_inverse_sizes, half, dtype=x.dtype, device=x.device).unsqueeze(-1)
+        pooled = means.amin(2).amax(1, keepdim=True)
     # Nothing to pool: no rounding of the means may move a value.
     top = left[:, -1:]
-    pooled = torch.where(top <= right[:, :1], top, pooled)
+    pooled = where(top <= right[:, :1], top, pooled)
     return torch.stack((torch.minimum(left, pooled), torch.maximum(right, pooled)), dim=1).view(x.shape)
 
 
@@ -223,11 +244,11 @@ def _average_ties(a: Tensor, sorted_rewards: Tensor) -> Tensor:
     num_prompts, m = a.shape
     index = torch.arange(m, device=a.device).expand(num_prompts, m)
     edge = torch.ones_like(new[:, :1])
-    first = torch.where(torch.cat((edge, new), 1), index, 0).cummax(1).values
-    last = torch.where(torch.cat((new, edge), 1), index, m - 1).flip(1).cummin(1).values.flip(1)
+    first = where(torch.cat((edge, new), 1), index, 0).cummax(1).values
+    last = where(torch.cat((new, edge), 1), index, m - 1).flip(1).cummin(1).values.flip(1)
     anchor = a.gather(1, first)
     sums = (a - anchor).cumsum(1)
-    before = torch.where(first > 0, sums.gather(1, (first - 1).clamp(min=0)), 0.0)
+    before = where(first > 0, sums.gather(1, (first - 1).clamp(min=0)), 0.0)
     return anchor + (sums.gather(1, last) - before) / (last - first + 1)
 
 
@@ -275,16 +296,16 @@ def monotone_projection(
     m = rewards.shape[1]
     if rewards.numel() == 0:
         return torch.zeros_like(advantages)
-    sorted_rewards, order = sort_groups(torch.where(valid, rewards, torch.inf))
+    sorted_rewards, order = sort_groups(where(valid, rewards, torch.inf))
     # Invalid entries stand last and as high as the highest: nothing below them pools with them.
-    ceiling = torch.where(valid, advantages, -torch.inf).amax(1, keepdim=True)
-    a = torch.where(valid, advantages, ceiling).gather(1, order)
+    ceiling = where(valid, advantages, -torch.inf).amax(1, keepdim=True)
+    a = where(valid, advantages, ceiling).gather(1, order)
     size = max((m // 2) ** 2, m)
     if ties_agree:
         a = in_blocks(lambda a, ceiling: _isotonic(a, None, ceiling), size, a, ceiling)
     else:
         a = in_blocks(_isotonic, size, a, sorted_rewards, ceiling)
-    return torch.where(valid, scatter_sorted(a, order), 0.0)
+    return where(valid, scatter_sorted(a, order), 0.0)
 
 
 def finalize(raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: str, ties_agree: bool = True) -> Tensor:
@@ -308,12 +329,12 @@ def finalize(raw: Tensor, group: Group, *, monotone: bool, center: bool, scale: 
         raw = raw - group_mean(raw, group)
     if scale != "none":
         raw = raw / (reward_std(group, "group" if scale == "group" else "batch") + STD_EPSILON)
-    result = torch.where(group.valid & (group.count > 1), raw, 0.0)
+    result = where(group.valid & (group.count > 1), raw, 0.0)
     if values_are_readable(raw):
         return result
     # as_group could not look: an infinite reward must not pass for a number.
-    infinite = (torch.isinf(group.rewards) & group.valid).any(dim=1, keepdim=True)
-    return torch.where(infinite, torch.nan, result)
+    infinite = torch.isinf(group.rewards).any(dim=1, keepdim=True)
+    return where(infinite, torch.nan, result)
 
 
 def normalize_advantages(advantages: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -329,11 +350,11 @@ def normalize_advantages(advantages: Tensor, mask: Tensor | None = None) -> Tens
     Returns:
         Same shape and dtype; all zeros stay zeros.
     """
-    counted = advantages if mask is None else torch.where(mask, advantages, 0.0)
+    counted = advantages if mask is None else where(mask, advantages, 0.0)
     unit = power_of_two_below(counted.abs().amax())
     size = counted.numel() if mask is None else mask.sum()
     rms = ((counted / unit) ** 2).sum().div(size).sqrt()
-    return torch.where(rms > 0, counted / unit / rms, 0.0)
+    return where(rms > 0, counted / unit / rms, 0.0)
 
 
 def by_count(table: Tensor, group: Group) -> Tensor:

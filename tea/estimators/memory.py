@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.estimators.group import Group, as_group, group_mean, values_are_readable
+from tea.estimators.group import Group, as_group, group_mean, values_are_readable, where
 
 Key = str | int
 
@@ -131,10 +131,10 @@ def advantages_with_memory(
     advantages = advantages[:, : rewards.shape[1]]
     if centers(estimator) if center is None else center:
         # From the lowest, so that equal advantages come out as exactly 0.
-        advantages = advantages - torch.where(group.valid, advantages, torch.inf).amin(1, keepdim=True)
+        advantages = advantages - where(group.valid, advantages, torch.inf).amin(1, keepdim=True)
         advantages = advantages - group_mean(advantages, group)
-    advantages = torch.where(group.valid, advantages, 0.0)
-    return advantages if alone is None else torch.where(known.any(), advantages, alone)
+    advantages = where(group.valid, advantages, 0.0)
+    return advantages if alone is None else where(known.any(), advantages, alone)
 
 
 class RewardMemory:

@@ -26,6 +26,7 @@ from tea.estimators.group import (
     tail_count,
     values_are_readable,
     warn_if_binary,
+    where,
 )
 from tea.estimators.normal import truncated_normal_constants
 from tea.estimators.tail import tail_shaped_reward
@@ -151,14 +152,14 @@ def _window_variance(own: Tensor, n: Tensor, count: Tensor) -> Tensor:
     n = n.to(precise).unsqueeze(2)
     deviation = own.to(precise)
     deviation = deviation - deviation.sum(1, keepdim=True) / count.clamp(min=1)
-    deviation = deviation.gather(1, torch.where(index < count, index, index - count).clamp_(max=m - 1))
+    deviation = deviation.gather(1, where(index < count, index, index - count).clamp_(max=m - 1))
     total, squares = (
         running.gather(1, end).unflatten(1, (-1, m)).sub_(running[:, None, :m])
         for running in (deviation.cumsum(1), deviation.square().cumsum(1))
     )
     variance = squares.sub_(total.square_().div_(n)).div_(n - 1.0)
     # What the differences leave of equal rewards is rounding, not a variance.
-    return torch.where(variance > 8 * m * torch.finfo(precise).eps, variance, 0.0).to(own.dtype)
+    return where(variance > 8 * m * torch.finfo(precise).eps, variance, 0.0).to(own.dtype)
 
 
 def _cross_fitted(height: Tensor, count: Tensor, per_size: Tensor, *, reach: list[int], shrinkage: float) -> Tensor:
@@ -176,7 +177,7 @@ def _cross_fitted(height: Tensor, count: Tensor, per_size: Tensor, *, reach: lis
     own, level = height.clamp(min=0.0), (-descending).clamp_(min=0.0)
     index = torch.arange(m, device=height.device).unsqueeze(0)
     absent = 2 * m - 1  # no window reaches that far
-    place = torch.where(index < count, order, absent)[:, : max(reach)]
+    place = where(index < count, order, absent)[:, : max(reach)]
     prior = _window_variance(own, per_size[:, :, 0], count).transpose(0, 1) if shrinkage > 0 else None
     constants = per_size.permute(2, 1, 0).unsqueeze(3)  # (5, J, P, 1)
     # In eager mode on the CPU, ranks first and prompts last: a sum over ranks is then a sum of vectors, of several
@@ -216,9 +217,9 @@ def _cross_fitted(height: Tensor, count: Tensor, per_size: Tensor, *, reach: lis
         variance = (sum_of_squares + shrinkage * tail_variance * prior) / (t - 1.0 + shrinkage)
     # Deviations below this share of the group's spread are rounding, not a standard deviation to divide by.
     usable = variance > (8.0 * torch.finfo(dtype).eps) ** 2
-    std = torch.where(usable, variance, 1.0).sqrt()
+    std = where(usable, variance, 1.0).sqrt()
     shaped = tail_shaped_reward(own - threshold, excess, std, slope)
-    combined = (factor * torch.where(usable, shaped, 0.0)).sum(0)
+    combined = (factor * where(usable, shaped, 0.0)).sum(0)
     return combined.t().contiguous() if turned else combined
 
 
@@ -297,7 +298,7 @@ def prefix_tea_advantages(
     height = group.filled(-torch.inf) - floor
     unit = power_of_two_below(height.amax(1, keepdim=True).clamp(min=0.0))
     # Windows run over the valid rollouts: these first, in their order.
-    place = torch.where(group.valid, group.valid.cumsum(1), group.count + (~group.valid).cumsum(1)) - 1
+    place = where(group.valid, group.valid.cumsum(1), group.count + (~group.valid).cumsum(1)) - 1
     reach = _reach(m, tail_fraction, sizes)
     raw = in_blocks(
         partial(_cross_fitted, reach=reach, shrinkage=shrinkage),

@@ -27,6 +27,7 @@ from tea.estimators.group import (
     power_of_two_below,
     tail_count,
     warn_if_binary,
+    where,
 )
 
 
@@ -60,12 +61,12 @@ def _upper_tail(group: Group, target_n: float, tail_fraction: float, tail: str) 
     top = largest(group.filled(-torch.inf), tail_count(m, tail_fraction))
     member = torch.arange(top.shape[1], device=top.device) < k
     threshold = top.gather(1, (k - 1).clamp(min=0).long())
-    above = torch.where(member, top - threshold, 0.0)
+    above = where(member, top - threshold, 0.0)
     unit = power_of_two_below(above[:, :1])
     above = above / unit
     excess = above.sum(1, keepdim=True) / k
-    variance = torch.where(member, (above - excess) ** 2, 0.0).sum(1, keepdim=True) / (k - 1)
-    return _Tail(threshold, unit, excess, torch.where(variance > 0, variance.sqrt(), 1.0), slope, factor)
+    variance = where(member, (above - excess) ** 2, 0.0).sum(1, keepdim=True) / (k - 1)
+    return _Tail(threshold, unit, excess, where(variance > 0, variance.sqrt(), 1.0), slope, factor)
 
 
 def tail_shaped_reward(above: Tensor, excess: Tensor, std: Tensor, slope: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ def tail_statistics(
     check_tail_fraction(tail_fraction)
     group = as_group(rewards, mask)
     tail = _upper_tail(group, target_n, tail_fraction, "gaussian")
-    std = torch.where(tail.excess > 0, tail.std * tail.unit, 0.0)
+    std = where(tail.excess > 0, tail.std * tail.unit, 0.0)
     mean = tail.threshold + tail.excess * tail.unit
     values = torch.cat((tail.threshold, mean, std, mean + tail.slope * std), dim=1)
-    return TailStatistics(*torch.where(group.count > 1, values, torch.nan).unbind(1))
+    return TailStatistics(*where(group.count > 1, values, torch.nan).unbind(1))
