@@ -48,7 +48,7 @@ def count_eager(function: Function, rewards: Tensor) -> int:
     with ExitStack() as stack:
         for module in ("group", "binary", "empirical_bayes"):
             name = f"tea.estimators.{module}.values_are_readable"
-            stack.enter_context(mock.patch(name, lambda tensor: False))
+            stack.enter_context(mock.patch(name, return_value=False))
         function(rewards)  # constants are computed and uploaded once
         with CountOperations() as mode:
             function(rewards)
