@@ -7,8 +7,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.training import report
 from benchmarks.training.methods import METHODS
+from benchmarks.training.report.__main__ import HERE, main
+from benchmarks.training.report.aa import section_aa
+from benchmarks.training.report.ablations import section_ablations
+from benchmarks.training.report.common import NOT_RUN, compare, noise_line
+from benchmarks.training.report.diversity import section_diversity
+from benchmarks.training.report.efficiency import rollouts_needed, section_efficiency
+from benchmarks.training.report.figures import FIGURES
+from benchmarks.training.report.gain import section_gain
+from benchmarks.training.report.gold import section_gold
+from benchmarks.training.report.intervals import Interval, bootstrap_interval, over_prompts, t_interval
+from benchmarks.training.report.main_table import section_main
+from benchmarks.training.report.mismatch import section_mismatch
+from benchmarks.training.report.ranks import rank
+from benchmarks.training.report.rates import section_rates
+from benchmarks.training.report.results import Results, as_json, parent_of
+from benchmarks.training.report.sections import report
+from benchmarks.training.report.tasks import section_tasks
 from benchmarks.training.run import LEARNING_RATES, PROMPTS, ROLLOUTS, M, N, key_of
 
 RATE = LEARNING_RATES[1]
@@ -74,23 +90,23 @@ def main_rows(offsets=OFFSETS, jitter=0.0, seeds=(0, *SEEDS), tasks=TASKS):
 
 
 def results(rows):
-    return report.Results(rows)
+    return Results(rows)
 
 
 def test_t_interval_is_scipys():
     x = np.random.default_rng(0).normal(size=7)
     low, high = stats.t.interval(0.95, 6, loc=x.mean(), scale=stats.sem(x))
-    found = report.t_interval(x)
+    found = t_interval(x)
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
     assert found.error == pytest.approx(stats.sem(x))
-    assert report.t_interval([]) is None
-    alone = report.t_interval([3.0])
+    assert t_interval([]) is None
+    alone = t_interval([3.0])
     assert (alone.mean, alone.half, alone.separate, alone.text()) == (3.0, None, False, "3.00")
 
 
 def test_paired_differences_take_out_the_seed():
     rows = main_rows(jitter=0.1)
-    found = report.compare(results(rows), "eb_bon", "grpo", "one")
+    found = compare(results(rows), "eb_bon", "grpo", "one")
     by_key = {(r["task"], r["method"], r["seed"]): r["curve"][str(N)] for r in rows}
     gaps = [by_key["one", "eb_bon", s] - by_key["one", "grpo", s] for s in SEEDS]
     expected = stats.ttest_1samp(gaps, 0.0).confidence_interval()
@@ -103,10 +119,10 @@ def test_paired_differences_take_out_the_seed():
 
 def test_only_shared_seeds_are_paired_and_seed_0_never_counts():
     rows = [r for r in main_rows() if not (r["method"] == "grpo" and r["seed"] in (2, 5))]
-    gap = report.compare(results(rows), "eb_bon", "grpo", "one")["difference"]
+    gap = compare(results(rows), "eb_bon", "grpo", "one")["difference"]
     assert gap.count == 3
     assert gap.mean == pytest.approx(1.5)
-    alone = report.compare(results(main_rows(seeds=(0,)) + main_rows(seeds=(1,))), "tea", "grpo", "one")["difference"]
+    alone = compare(results(main_rows(seeds=(0,)) + main_rows(seeds=(1,))), "tea", "grpo", "one")["difference"]
     assert alone.count == 1
 
 
@@ -114,29 +130,29 @@ def test_interval_over_prompts_is_stratified_by_seed():
     rng = np.random.default_rng(1)
     ours = {s: rng.normal(s, 1, 64) for s in SEEDS}
     other = {s: rng.normal(0, 2, 64) for s in SEEDS}
-    found = report.over_prompts(ours, other)
+    found = over_prompts(ours, other)
     gaps = [ours[s] - other[s] for s in SEEDS]
     assert found.mean == pytest.approx(np.mean(gaps))
     error = np.sqrt(sum(stats.sem(gap) ** 2 for gap in gaps)) / 5
     assert found.half == pytest.approx(stats.t.ppf(0.975, 5 * 63) * error)
-    assert report.over_prompts(ours, {}) is None
+    assert over_prompts(ours, {}) is None
 
 
 def test_bootstrap_resamples_clusters_and_is_the_same_every_time():
     clusters = [np.full((2, 1), float(i)) for i in range(5)]
-    low, high = report.bootstrap_interval(clusters)
+    low, high = bootstrap_interval(clusters)
     rng = np.random.default_rng(5)
     means = np.arange(5)[rng.integers(5, size=(20000, 5))].mean(1)
     assert low[0] == pytest.approx(np.quantile(means, 0.025), abs=0.2)
     assert high[0] == pytest.approx(np.quantile(means, 0.975), abs=0.2)
-    again = report.bootstrap_interval(clusters)
+    again = bootstrap_interval(clusters)
     assert (again[0] == low).all()
     assert (again[1] == high).all()
-    assert report.bootstrap_interval(clusters[:1]) is None
+    assert bootstrap_interval(clusters[:1]) is None
 
 
 def test_ranks():
-    ranks = report.rank(results(main_rows()))
+    ranks = rank(results(main_rows()))
     assert ranks.blocks == 10
     of = dict(zip(ranks.methods, ranks.mean, strict=True))
     assert of == {"eb_bon": 1.0, "tea": 2.0, "max_at_m": 3.5, "bon_max_second": 3.5, "grpo": 5.0}
@@ -144,12 +160,12 @@ def test_ranks():
     gap = ranks.difference("eb_bon", "grpo")
     assert (gap.mean, gap.half, gap.separate) == (4.0, 0.0, True)
     assert not ranks.difference("max_at_m", "bon_max_second").separate
-    assert report.rank(results(main_rows()), [0]).best(["tea", "grpo"]) == "tea"
+    assert rank(results(main_rows()), [0]).best(["tea", "grpo"]) == "tea"
 
 
 def test_a_method_with_few_runs_does_not_take_the_blocks_from_the_others():
     rows = [*main_rows(), row("one", "cat_bon", 1, 0.0)]
-    ranks = report.rank(results(rows))
+    ranks = rank(results(rows))
     assert "cat_bon" not in ranks.methods
     assert ranks.blocks == 10
 
@@ -172,14 +188,14 @@ def test_the_rate_that_seed_0_chose_counts():
     better = [row("one", "tea", 0, 99.0, rate=LEARNING_RATES[-1])]
     other = [row("one", "tea", s, 7.0, rate=LEARNING_RATES[-1]) for s in SEEDS]
     assert results(main_rows() + better + other).values("one", "tea") == dict.fromkeys(SEEDS, 7.0)
-    text, found = report.section_rates(results(main_rows() + better))
+    text, found = section_rates(results(main_rows() + better))
     assert found["rates"]["tea"]["one"] == LEARNING_RATES[-1]
     assert f"{LEARNING_RATES[-1]:g} ↑ (2 tried)" in text
 
 
 def test_constant_offset_wins_everywhere():
     jitter = main_rows(jitter=0.05)
-    text, found = report.section_gain(results(jitter))
+    text, found = section_gain(results(jitter))
     assert found["best_of_ours"] == "eb_bon"
     for duel in found["duels"].values():
         assert duel["counts"] == [2, 0, 0]
@@ -187,17 +203,17 @@ def test_constant_offset_wins_everywhere():
     # A unit is what the base model gains from N = 1 to 128: 7 here.
     assert found["over_grpo"]["eb_bon"]["normalised"].mean == pytest.approx(1.5 / 7, abs=0.02)
     assert "| grpo | 2 / 0 / 0 | one, two |  | 2 of 2 | 2 |" in text
-    main, numbers = report.section_main(results(jitter))
+    text, numbers = section_main(results(jitter))
     assert numbers["methods"]["eb_bon"]["tasks"]["one"]["with_best"]
     assert not numbers["methods"]["tea"]["tasks"]["one"]["with_best"]
-    assert "| eb_bon | ours | **" in main
-    texts, _ = report.report(results(jitter))
+    assert "| eb_bon | ours | **" in text
+    texts, _ = report(results(jitter))
     assert "eb_bon over GRPO: higher mean on 2 of 2 tasks" in texts["verdict"]
     assert "is the same one" in texts["verdict"]
 
 
 def test_losing_is_said_too():
-    texts, summary = report.report(results(main_rows({**OFFSETS, "grpo": 9.0}, jitter=0.05)))
+    texts, summary = report(results(main_rows({**OFFSETS, "grpo": 9.0}, jitter=0.05)))
     assert summary["verdict"]["best_over_grpo"]["losses"] == ["one", "two"]
     assert summary["verdict"]["best_in_rank"]["losses"] == ["grpo"]
     assert "higher mean on 0 of 2 tasks" in texts["verdict"]
@@ -211,11 +227,11 @@ def test_unpaired_intervals():
     for noise, apart in ((0.01, True), (1.0, False)):
         rng = np.random.default_rng(0)
         rows = [row("one", m, s, 100 * s + o + noise * rng.normal()) for s in SEEDS for m, o in offsets]
-        assert report.compare(results(rows), "tea", "grpo", "one")["separate_unpaired"] is apart
+        assert compare(results(rows), "tea", "grpo", "one")["separate_unpaired"] is apart
 
 
 def test_a_a():
-    text, found = report.section_aa(results(main_rows()))
+    text, found = section_aa(results(main_rows()))
     assert found["includes_0"] == [2, 2]
     assert found["tasks"]["one"]["gaps"] == [0.0] * 5
     assert "2 of 2 intervals over seeds include 0" in text
@@ -223,12 +239,12 @@ def test_a_a():
         {**r, "curve": {k: v + 1 for k, v in r["curve"].items()}} if r["method"] == "max_at_m" else r
         for r in main_rows(jitter=0.01)
     ]
-    text, found = report.section_aa(results(shifted))
+    text, found = section_aa(results(shifted))
     assert found["includes_0"] == [0, 2]
     assert found["tasks"]["two"]["mean"] == pytest.approx(1.0, abs=0.05)
     assert "0 of 2 intervals" in text
     assert "which leaves out 0" in text
-    assert "Noise floor" in report.noise_line(results(shifted))
+    assert "Noise floor" in noise_line(results(shifted))
 
 
 def test_headroom():
@@ -237,7 +253,7 @@ def test_headroom():
     rows = main_rows()
     rows += [row("one", "oracle", s, SEED_EFFECT[s] + 1.0 + gaps[s], m=N) for s in gaps]
     rows += [row("one", "max_at_m", s, SEED_EFFECT[s], m=4) for s in gaps]
-    text, found = report.section_tasks(results(rows))
+    text, found = section_tasks(results(rows))
     error = stats.sem([*gaps.values()])
     over_16, over_4 = found["tasks"]["one"]["headroom"][M], found["tasks"]["one"]["headroom"][4]
     assert over_16["difference"].mean == pytest.approx(np.mean([*gaps.values()]))
@@ -253,7 +269,7 @@ def test_mismatch_is_read_at_the_n_that_is_trained_for():
     rows = main_rows()
     rows += [row("one", "max_at_m", s, SEED_EFFECT[s], **where) for s in SEEDS]
     rows += [row("one", "eb_bon", s, SEED_EFFECT[s] + 0.25, **where) for s in SEEDS]
-    text, found = report.section_mismatch(results(rows))
+    text, found = section_mismatch(results(rows))
     of = next(x for x in found["differences"] if (x["m"], x["n"], x["method"]) == (64, 512, "eb_bon"))
     assert of["tasks"]["one"].mean == pytest.approx(0.25)
     assert of["tasks"]["two"] is None
@@ -266,7 +282,7 @@ def test_efficiency():
     rows = main_rows()
     for m, value in ((4, 0.0), (64, 1.9), (128, 2.5)):
         rows += [row("one", "grpo", s, SEED_EFFECT[s] + value + 0.2 * (s - 2), m=m) for s in (1, 2, 3)]
-    text, found = report.section_efficiency(results(rows))
+    text, found = section_efficiency(results(rows))
     needed = found["needed"]["grpo"]["one"]
     assert (needed["mean"], needed["interval"], needed["total"]) == (128, 64, 128 * PROMPTS * 100)
     assert found["needed"]["max_at_m"]["one"]["mean"] is None
@@ -278,39 +294,39 @@ def test_efficiency():
 
 
 def test_rollouts_needed():
-    better, unclear, worse = (report.Interval(*x, 5) for x in ((0.1, 0.05), (-0.1, 0.2), (-0.1, 0.05)))
-    found = report.rollouts_needed({4: worse, 16: unclear, 64: better})
+    better, unclear, worse = (Interval(*x, 5) for x in ((0.1, 0.05), (-0.1, 0.2), (-0.1, 0.05)))
+    found = rollouts_needed({4: worse, 16: unclear, 64: better})
     assert (found["mean"], found["interval"]) == (64, 16)
-    assert report.rollouts_needed({4: worse})["mean"] is None
+    assert rollouts_needed({4: worse})["mean"] is None
 
 
 def test_ablations_are_compared_with_their_parent():
     names = ("eb_bon, uncentred", "prefix_tea_published, order 1", "tea, fraction 0.5")
     rows = main_rows({**OFFSETS, "prefix_tea_published": 0.0})
     rows += [row("one", name, s, SEED_EFFECT[s] - 1.0, plan="ablations") for name in names for s in (1, 2, 3)]
-    text, found = report.section_ablations(results(rows))
+    text, found = section_ablations(results(rows))
     parents = {name: of["parent"] for name, of in found.items()}
     assert parents == {names[0]: "eb_bon", names[1]: "prefix_tea_published", names[2]: "tea"}
     assert found[names[0]]["tasks"]["one"].mean == pytest.approx(-3.0)
     assert found[names[1]]["tasks"]["one"].mean == pytest.approx(-1.0)
     assert "| centring | eb_bon, uncentred | eb_bon | **-3.00" in text
-    assert all(report.parent_of(name) in METHODS for name in METHODS)
+    assert all(parent_of(name) in METHODS for name in METHODS)
 
 
 def test_diversity_and_gold():
-    _, found = report.section_diversity(results(main_rows()))
+    _, found = section_diversity(results(main_rows()))
     tea = found["tea"]["all"]
     assert (tea["entropy"].mean, tea["distinct"].mean, tea["reward_std"].mean) == (0.5, 0.25, 2.0)
     assert tea["best_of_1"].mean == pytest.approx(1.1 / 7)
-    text, found = report.section_gold(results(main_rows()))
+    text, found = section_gold(results(main_rows()))
     assert [*found] == ["one"]
     assert found["one"]["eb_bon"]["gold_over_grpo"].mean == pytest.approx(0.75)
     assert "`one`: gold" in text
 
 
 def test_partial_data():
-    nothing, _ = report.report(results([]))
-    assert set(nothing.values()) == {report.NOT_RUN}
+    nothing, _ = report(results([]))
+    assert set(nothing.values()) == {NOT_RUN}
     for rows in (
         main_rows(seeds=(0,)),
         [row("one", "base", 1, 0.0)],
@@ -318,9 +334,9 @@ def test_partial_data():
         main_rows(seeds=(1,), tasks=("one",)),
         [*main_rows(seeds=(1, 2)), row("three", "eb_bon", 3, 0.0)],
     ):
-        texts, summary = report.report(results(rows))
-        json.dumps(report.as_json(summary), allow_nan=False)
-        assert texts["ablations"] == report.NOT_RUN
+        texts, summary = report(results(rows))
+        json.dumps(as_json(summary), allow_nan=False)
+        assert texts["ablations"] == NOT_RUN
         assert "nan" not in "".join(texts.values())
 
 
@@ -341,14 +357,14 @@ def test_writes_the_same_files_every_time(tmp_path):
     for name in ("a", "b"):
         folder = tmp_path / name
         folder.mkdir()
-        shutil.copy(report.HERE / "README.md", folder)
-        report.main(["--rows", str(path), "--folder", str(folder)])
+        shutil.copy(HERE / "README.md", folder)
+        main(["--rows", str(path), "--folder", str(folder)])
         written.append({f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()})
     assert written[0] == written[1]
     assert {f.name for f in written[0]} == {
         "README.md",
         "summary.json",
-        *(f"{name}.png" for name in report.FIGURES),
+        *(f"{name}.png" for name in FIGURES),
     }
     readme = (tmp_path / "a" / "README.md").read_text()
     assert "![curves](figures/curves.png)" in readme
@@ -360,6 +376,6 @@ def test_print_writes_nothing(tmp_path, capsys):
     path = tmp_path / "quick.jsonl"
     rows = [row(t, m, s, 0.1 * s + o) for t in TASKS for s in (1, 2) for m, o in OFFSETS.items()]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    report.main(["--rows", str(path), "--print"])
+    main(["--rows", str(path), "--print"])
     assert "## verdict" in capsys.readouterr().out
     assert [*tmp_path.iterdir()] == [path]

@@ -1,0 +1,75 @@
+"""Every method at m = 16, N = 128."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import table
+from benchmarks.training.methods import MAIN, OURS
+from benchmarks.training.report.common import NOT_RUN, SAME, Section, noise, show
+from benchmarks.training.report.intervals import paired, t_interval
+from benchmarks.training.report.ranks import rank
+from benchmarks.training.report.results import Results
+from benchmarks.training.run import N
+
+
+def section_main(results: Results) -> Section:
+    """Every method at m = 16, N = 128."""
+    methods = results.methods(["base", *MAIN])
+    if not [name for name in methods if name != "base"]:
+        return NOT_RUN, {}
+    ranks = rank(results)
+    best = ranks.best(OURS) if ranks else None
+    columns: dict[str, dict[str, str]] = {}
+    found: dict[str, Any] = {"methods": {}, "best_of_ours": best}
+    for task in results.tasks:
+        values = {name: of for name in methods if (of := results.values(task, name))}
+        top = max(values, key=lambda name: float(np.mean([*values[name].values()])), default=None)
+        columns[task] = {}
+        for name, of in values.items():
+            mean = t_interval(of.values())
+            gap = paired(values[top], of) if top else None
+            assert mean is not None
+            text = mean.text(results.decimals(task))
+            with_best = name == top or (gap is not None and not gap.separate and gap.half is not None)
+            columns[task][name] = f"**{text}**" if with_best else text
+            entry = found["methods"].setdefault(name, {"tasks": {}})
+            entry["tasks"][task] = {"mean": mean, "seeds": of, "behind_best": gap, "with_best": with_best}
+    rows = []
+    for name in methods:
+        kind = "" if name == "base" else "ours" if name in OURS else "published" if "published" in name else "peer"
+        cells = [columns[task].get(name, "") for task in results.tasks]
+        place = difference = ""
+        if ranks is not None and name in ranks.methods:
+            i = ranks.methods.index(name)
+            place = f"{ranks.mean[i]:.2f}"
+            entry = found["methods"][name]
+            entry["mean_rank"] = ranks.mean[i]
+            if ranks.low is not None and ranks.high is not None:
+                place += f" [{ranks.low[i]:.2f}, {ranks.high[i]:.2f}]"
+                entry["mean_rank_interval"] = [ranks.low[i], ranks.high[i]]
+            if best and name != best:
+                gap = entry["behind_best_of_ours_in_rank"] = ranks.difference(best, name)
+                difference = show(gap)
+        rows.append([name, kind, *cells, place, difference])
+    if best is None:
+        rows = [row[:-2] for row in rows]
+    floor = noise(results)["tasks"]
+    gaps = [f"{floor[task]['mean']:.{results.decimals(task)}f}" if task in floor else "" for task in results.tasks]
+    rows.append([f"noise: abs({SAME[0]} - {SAME[1]})", "", *gaps, *([] if best is None else ["", ""])])
+    text = (
+        f"Best of {N}, mean ± half of the 95 % interval over seeds (unpaired: most of it is how tasks differ from seed "
+        "to seed). Bold: the paired interval of its difference to the best of the column includes 0. `pass_at_n` is "
+        "for 0/1 rewards only and not ranked."
+    )
+    header = ["method", "", *results.tasks]
+    if ranks is not None and best is not None:
+        header += ["mean rank", f"rank behind {best}"]
+        text += (
+            f" Mean rank over the {ranks.blocks} (task, seed) with all ranked methods, in brackets its 95 % bootstrap "
+            f"interval over seeds; last, how much worse the mean rank is than that of {best}, paired, Student's t over "
+            "seeds, bold where that leaves out 0."
+        )
+    return f"{text}\n\n{table(header, rows)}", found
