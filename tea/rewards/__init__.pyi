@@ -1,10 +1,15 @@
 from .base import RewardFunction as RewardFunction
 from .base import completion_texts as completion_texts
 from .base import score_completions as score_completions
+from .client import RewardServerError as RewardServerError
+from .client import RewardServerGone as RewardServerGone
 from .gym import GymReward as GymReward
 from .gym import gym_rows as gym_rows
 from .gym import gym_tasks as gym_tasks
 from .load import load_reward as load_reward
 from .model import RewardModel as RewardModel
 from .remote import RemoteReward as RemoteReward
+from .servers import OpenRLHFReward as OpenRLHFReward
+from .servers import SGLangReward as SGLangReward
+from .servers import VLLMReward as VLLMReward
 from .verifiers import VERIFIERS as VERIFIERS

@@ -34,6 +34,29 @@ def completion_texts(completions: Sequence[Text]) -> list[str]:
     ]
 
 
+def reward_text(tokenizer: Any, prompt: Text, completion: Text, source: str) -> str:
+    """What a reward model reads: conversations through its tokenizer's chat template, plain text joined.
+
+    Raises:
+        ValueError: one of the two is text and the other a conversation, or the tokenizer of the model called `source`
+            has no chat template for a conversation.
+    """
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt + completion
+    if isinstance(prompt, str) or isinstance(completion, str):
+        raise ValueError("prompt and completion must both be text or both be lists of messages")
+    if tokenizer is None:
+        raise ValueError(
+            f"the prompts are conversations, and the chat template of {source} is not known: name the reward model, "
+            "model=ORG/NAME"
+        )
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"the tokenizer of reward model {source!r} has no chat template, but the prompts are conversations"
+        )
+    return str(tokenizer.apply_chat_template([dict(m) for m in (*prompt, *completion)], tokenize=False))
+
+
 def score_completions(
     reward: RewardFunction, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Sequence[Any]]
 ) -> list[float | None]:

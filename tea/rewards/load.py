@@ -23,7 +23,9 @@ def load_reward(spec: str, **model_options: Any) -> RewardFunction:
             a verifier's name, "exact_match", "contains_answer" or "last_number";
             a Python function, "package.module:function", "package.module.function" or "path/to/file.py:function";
             "reasoning_gym", or one of its tasks, "reasoning_gym:chain_sum" (:mod:`tea.rewards.gym`);
-            a server, "https://...";
+            a server, "vllm:URL", "sglang:URL", "openrlhf:URL" (:mod:`tea.rewards.servers`) or one of your own,
+            "https://..." (:class:`tea.rewards.RemoteReward`); more servers and options follow after commas,
+            "vllm:http://a:8000,http://b:8000,model=org/name,concurrency=64";
             a sequence-classification model, a local directory or a hub id ("org/name").
             Any of them may be preceded by "name=" to give the reward another name.
         **model_options: passed to :class:`tea.rewards.RewardModel` (batch_size, device, dtype, ...).
@@ -39,10 +41,17 @@ def load_reward(spec: str, **model_options: Any) -> RewardFunction:
         raise ValueError(f"reward {spec!r} is empty after its name")
     if target in VERIFIERS:
         return _renamed(VERIFIERS[target], name)
+    protocol, _, rest = target.partition(":")
+    if protocol in ("vllm", "sglang", "openrlhf"):
+        from tea.rewards.servers import SERVERS
+
+        urls, options = _split_server(spec, rest)
+        return SERVERS[protocol](urls, **_server_options(spec, SERVERS[protocol], options), name=name or None)
     if target.startswith(("http://", "https://")):
         from tea.rewards.remote import RemoteReward
 
-        return RemoteReward(target, name=name or "remote_reward")
+        urls, options = _split_server(spec, target)
+        return RemoteReward(urls, **_server_options(spec, RemoteReward, options), name=name or "remote_reward")
     if target == "reasoning_gym" or target.startswith("reasoning_gym:"):
         from tea.rewards.gym import GymReward
 
@@ -58,7 +67,8 @@ def load_reward(spec: str, **model_options: Any) -> RewardFunction:
         return _model(target, name, model_options)
     raise ValueError(
         f"reward {spec!r} is neither a verifier ({', '.join(sorted(VERIFIERS))}), a Python function "
-        "(package.module:function or file.py:function), a directory, a hub id (org/name) nor a web address"
+        "(package.module:function or file.py:function), a directory, a hub id (org/name), a server (vllm:URL, "
+        "sglang:URL, openrlhf:URL, https://...) nor a task (reasoning_gym:TASK)"
     )
 
 
@@ -66,6 +76,47 @@ def _model(path: str, name: str, options: dict[str, Any]) -> RewardFunction:
     from tea.rewards.model import RewardModel
 
     return RewardModel(path, name=name or None, **options)
+
+
+def _split_server(spec: str, text: str) -> tuple[list[str], dict[str, str]]:
+    """Addresses and options of "URL,URL,option=value"."""
+    urls: list[str] = []
+    options: dict[str, str] = {}
+    for part in text.split(","):
+        key, separator, value = part.partition("=")
+        if part.startswith(("http://", "https://")):
+            urls.append(part)
+        elif separator and key.isidentifier():
+            options[key] = value
+        else:
+            raise ValueError(f"reward {spec!r}: {part!r} is neither an address, http://HOST:PORT, nor option=value")
+    return urls, options
+
+
+def _server_options(spec: str, reward: Any, options: dict[str, str]) -> dict[str, Any]:
+    """`options` as the types of the parameters' defaults."""
+    known: dict[str, inspect.Parameter] = {}
+    for cls in reversed(reward.__mro__):
+        known |= {
+            name: parameter
+            for name, parameter in inspect.signature(cls.__init__).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "name"
+        }
+    result: dict[str, Any] = {}
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f"reward {spec!r} has no option {key!r}; it has: {', '.join(sorted(known))}")
+        default = known[key].default
+        try:
+            if isinstance(default, (int, float)):
+                result[key] = type(default)(value)
+            elif isinstance(default, tuple):
+                result[key] = tuple(value.split("+"))
+            else:
+                result[key] = int(value) if key == "max_length" else value
+        except ValueError:
+            raise ValueError(f"reward {spec!r}: {key} must be a number, got {value!r}") from None
+    return result
 
 
 def _named(reward: RewardFunction, name: str) -> RewardFunction:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tea.rewards.base import Text
+from tea.rewards.base import Text, reward_text
 
 
 class RewardModel:
@@ -87,7 +87,10 @@ class RewardModel:
         """
         if len(completions) == 0:
             return []
-        texts = [self._text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        texts = [
+            reward_text(self.tokenizer, prompt, completion, self.source)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         lengths = torch.tensor([len(row) for row in ids])
         if self.max_length is not None and int(lengths.max()) > self.max_length:
@@ -109,17 +112,6 @@ class RewardModel:
         inputs = self.tokenizer.pad({"input_ids": rows}, padding=True, padding_side="right", return_tensors="pt")
         logits = self.model(**inputs.to(self.model.device)).logits
         return logits[:, 0].double().cpu()
-
-    def _text(self, prompt: Text, completion: Text) -> str:
-        if isinstance(prompt, str) and isinstance(completion, str):
-            return prompt + completion
-        if isinstance(prompt, str) or isinstance(completion, str):
-            raise ValueError("prompt and completion must both be text or both be lists of messages")
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                f"the tokenizer of reward model {self.source!r} has no chat template, but the prompts are conversations"
-            )
-        return str(self.tokenizer.apply_chat_template([dict(m) for m in (*prompt, *completion)], tokenize=False))
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

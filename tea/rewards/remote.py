@@ -1,58 +1,63 @@
-"""A reward computed by an HTTP server."""
+"""A reward computed by an HTTP server of your own."""
 
 from __future__ import annotations
 
 import json
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from tea.rewards.base import Text
+from tea.rewards.base import Text, completion_texts
+from tea.rewards.client import API_KEY_VARIABLE, RewardClient, RewardServerError, token_batches
 
 
 class RemoteReward:
     """Posts batches as JSON to a server and reads the rewards from its answer.
 
-    Request body: ``{"prompts": [...], "completions": [...], <column>: [...]}`` with the named `columns` only.
+    Request body: ``{"prompts": [...], "completions": [...], COLUMN: [...]}`` with the named `columns` only.
     Response body: ``{"rewards": [...]}`` (or the bare list), one number or null per completion.
 
     Args:
-        url: http or https address.
+        url: http or https address, or several that answer alike; asked round robin.
         name: name of the reward.
         columns: data set columns to send along.
-        batch_size: completions per request.
+        batch_size: completions per request, at most.
+        batch_tokens: tokens per request, at most; four characters of a completion are counted as a token.
         concurrency: requests in flight.
         timeout: seconds per request.
-        retries: further tries after a connection error or a 5xx answer, waiting 1, 2, 4, ... seconds.
+        patience: seconds without an answer from any server after which to give up, see :mod:`tea.rewards.client`.
+        api_key_env: environment variable whose value is sent as bearer token.
 
     Raises:
-        ValueError: an address that is not http(s), or sizes below 1.
+        ValueError: an address that is not http(s) or holds a password, or sizes below 1.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         name: str = "remote_reward",
         columns: Sequence[str] = (),
         batch_size: int = 64,
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        retries: int = 3,
+        batch_tokens: int = 65_536,
+        concurrency: int = 32,
+        timeout: float = 120.0,
+        patience: float = 300.0,
+        api_key_env: str = API_KEY_VARIABLE,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"url must start with http:// or https://, got {url!r}")
-        if batch_size < 1 or concurrency < 1:
-            raise ValueError(f"batch_size and concurrency must be at least 1, got {batch_size} and {concurrency}")
-        self.source = url
+        if batch_size < 1 or batch_tokens < 1:
+            raise ValueError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
+        self.client = RewardClient(
+            [url] if isinstance(url, str) else url,
+            concurrency=concurrency,
+            timeout=timeout,
+            patience=patience,
+            api_key_env=api_key_env,
+        )
         self.columns = tuple(columns)
         self.batch_size = batch_size
-        self.concurrency = concurrency
-        self.timeout = timeout
-        self.retries = retries
+        self.batch_tokens = batch_tokens
+        self.source = self.client.source
         self.__name__ = name
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **kwargs: Any) -> list[float | None]:
@@ -60,39 +65,46 @@ class RemoteReward:
 
         Raises:
             KeyError: a column to send along is not among those given.
-            RuntimeError: the server kept failing, or answered with something else than one reward per completion.
+            RewardServerError: the server answered with something else than one finite number or null per completion.
+            RewardServerGone: no server has answered for `patience` seconds.
         """
         missing = [column for column in self.columns if column not in kwargs]
         if missing:
             raise KeyError(f"reward {self.__name__!r} sends column {missing[0]!r}, but there are {sorted(kwargs)}")
         data: dict[str, Sequence[Any]] = {"prompts": prompts, "completions": completions}
         data.update({column: kwargs[column] for column in self.columns})
-        batches = [
-            {key: list(values[start : start + self.batch_size]) for key, values in data.items()}
-            for start in range(0, len(completions), self.batch_size)
-        ]
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            return [score for scores in pool.map(self._post, batches) for score in scores]
+        lengths = [len(text) // 4 + 1 for text in completion_texts(completions)]
+        batches = token_batches(lengths, self.batch_tokens, self.batch_size)
+        scores: list[float | None] = [None] * len(completions)
+        for batch, answer in zip(batches, self.client.run([self._job(data, batch) for batch in batches]), strict=True):
+            for index, score in zip(batch, answer, strict=True):
+                scores[index] = score
+        return scores
 
-    def _post(self, batch: dict[str, list[Any]]) -> list[float | None]:
-        body = json.dumps(batch).encode()
-        for attempt in range(self.retries + 1):
-            request = urllib.request.Request(self.source, body, {"Content-Type": "application/json"})
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    answer = json.load(response)
-                break
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                status = getattr(error, "code", 500)
-                if attempt == self.retries or status < 500:
-                    raise RuntimeError(
-                        f"reward server {self.source} failed after {attempt + 1} attempt(s): {error}"
-                    ) from error
-                time.sleep(2.0**attempt)
-        rewards = answer.get("rewards") if isinstance(answer, dict) else answer
-        if not isinstance(rewards, list) or len(rewards) != len(batch["completions"]):
-            raise RuntimeError(
-                f"reward server {self.source} must answer with {len(batch['completions'])} rewards, "
-                f"got {json.dumps(answer)[:200]}"
+    def _job(self, data: dict[str, Sequence[Any]], batch: list[int]) -> Callable[[], Awaitable[list[float | None]]]:
+        async def job() -> list[float | None]:
+            body = {key: [values[index] for index in batch] for key, values in data.items()}
+            answer = await self.client.post("", body)
+            rewards = answer.get("rewards") if isinstance(answer, dict) else answer
+            return check_scores(rewards, len(batch), self.source, answer)
+
+        return job
+
+
+def check_scores(rewards: Any, count: int, source: str, answer: Any) -> list[float | None]:
+    """`rewards` if they are `count` finite numbers or None.
+
+    Raises:
+        RewardServerError: they are not (with the beginning of the answer).
+    """
+    if not isinstance(rewards, list) or len(rewards) != count:
+        got = f"{len(rewards)} of them" if isinstance(rewards, list) else json.dumps(answer)[:200]
+        raise RewardServerError(f"reward server {source} must answer with {count} rewards, got {got}")
+    for reward in rewards:
+        number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
+        if reward is not None and not (number and math.isfinite(reward)):
+            raise RewardServerError(
+                f"reward server {source} answered with {reward!r} among its rewards; a reward is a finite number, or "
+                "null where there is none"
             )
-        return rewards
+    return rewards

@@ -1,14 +1,18 @@
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from tea.rewards import RemoteReward, RewardFunction, RewardModel, load_reward, score_completions
+from tea.rewards import (
+    RemoteReward,
+    RewardFunction,
+    RewardModel,
+    RewardServerError,
+    load_reward,
+    score_completions,
+)
 from tea.rewards.load import reward_source
+from tests.reference.reward_servers import RewardServer
 from tests.reference.tiny import tiny_reward_model, tiny_tokenizer
 
 
@@ -132,37 +136,19 @@ def test_score_completions_checks_what_comes_back():
         score_completions(words, ["a"], ["c"], {})
 
 
-class _Server(BaseHTTPRequestHandler):
-    failures = 1
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if type(self).failures:
-            type(self).failures -= 1
-            self.send_response(503)
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.end_headers()
-        scores = [len(c) + w for c, w in zip(body["completions"], body["weight"], strict=True)]
-        self.wfile.write(json.dumps({"rewards": scores[: -1 if "drop" in body["prompts"] else None]}).encode())
-
-    def log_message(self, *args):
-        pass
+def _length(text):
+    return float(len(text))
 
 
-def test_remote_reward_batches_and_retries(monkeypatch):
-    monkeypatch.setattr("tea.rewards.remote.time.sleep", lambda seconds: None)
-    server = HTTPServer(("127.0.0.1", 0), _Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    reward = RemoteReward(f"http://127.0.0.1:{server.server_port}", columns=["weight"], batch_size=2, concurrency=1)
-    completions = ["a", "bb", "ccc", "dddd", "eeeee"]
-    assert reward(["p"] * 5, completions, weight=[10, 20, 30, 40, 50]) == [11, 22, 33, 44, 55]
-    with pytest.raises(RuntimeError, match="must answer with 1 rewards"):
-        reward(["drop"], ["a"], weight=[0])
-    with pytest.raises(KeyError, match="weight"):
-        reward(["p"], ["a"])
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(RuntimeError, match="failed after 4"):
-        reward(["p"], ["a"], weight=[0])
+def test_remote_reward_sends_columns_in_batches():
+    with RewardServer("own", _length) as server:
+        reward = RemoteReward(server.url, batch_size=2, concurrency=1)
+        assert reward(["p"] * 5, ["a", "bb", "ccc", "dddd", "eeeee"]) == [1, 2, 3, 4, 5]
+        assert server.paths == {"/": 3}
+        with pytest.raises(KeyError, match="weight"):
+            RemoteReward(server.url, columns=["weight"])(["p"], ["a"])
+    with RewardServer("own", lambda text: None) as server:
+        assert RemoteReward(server.url)(["p"], ["a"]) == [None]
+    for trap, message in (("nan", "answered with nan"), ("short", "must answer with 2 rewards, got 1 of them")):
+        with RewardServer("own", _length, traps=[trap]) as server, pytest.raises(RewardServerError, match=message):
+            RemoteReward(server.url)(["p"] * 2, ["a", "b"])
