@@ -15,15 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
-from tea.bestofn._inputs import (
-    FloatArray,
-    IntArray,
-    check_level,
-    default_ns,
-    is_binary,
-    reward_matrix,
-    sample_counts,
-)
+from tea.bestofn._inputs import FloatArray, IntArray, check_level, default_ns, is_binary, reward_matrix, sample_counts
+from tea.bestofn._interval import jsonable, mean_interval
 
 Over = Literal["prompts", "samples"]
 
@@ -98,54 +91,6 @@ class BestOfNCurve:
             "num_prompts": self.num_prompts,
             "num_samples": self.num_samples,
         }
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """The difference between two best-of-N curves on the same prompts.
-
-    Attributes:
-        ns: (K,).
-        values: (K,) mean over prompts of first minus second.
-        per_prompt: (P, K).
-        std_error: (K,) over prompts.
-        ci_low: (K,) interval over prompts.
-        ci_high: (K,).
-        p_value: (K,) two-sided, of the paired t-test that the mean difference over prompts is 0.
-        level: confidence level, pointwise in N.
-        num_prompts: P.
-    """
-
-    ns: IntArray
-    values: FloatArray
-    per_prompt: FloatArray
-    std_error: FloatArray
-    ci_low: FloatArray
-    ci_high: FloatArray
-    p_value: FloatArray
-    level: float
-    num_prompts: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but `per_prompt`, in JSON types (NaN as None)."""
-        return {
-            "ns": self.ns.tolist(),
-            "values": jsonable(self.values),
-            "std_error": jsonable(self.std_error),
-            "ci_low": jsonable(self.ci_low),
-            "ci_high": jsonable(self.ci_high),
-            "p_value": jsonable(self.p_value),
-            "level": self.level,
-            "num_prompts": self.num_prompts,
-        }
-
-
-def jsonable(array: FloatArray) -> list[Any]:
-    """`array` as nested lists with None for NaN and infinities, which JSON does not have."""
-    objects = array.astype(object)
-    objects[~np.isfinite(array)] = None
-    entries: list[Any] = objects.tolist()
-    return entries
 
 
 def order_weights(num_samples: int, ns: Any) -> FloatArray:
@@ -250,63 +195,6 @@ def pass_at_n(correct: Any, ns: Any = None, *, over: Over = "prompts", level: fl
         row, column = np.argwhere((array != 0.0) & (array != 1.0))[0]
         raise ValueError(f"correct must hold only 0 and 1, but correct[{row}, {column}] is {array[row, column]}")
     return best_of_n_curve(array, ns, over=over, level=level)
-
-
-def paired_difference(first: BestOfNCurve, second: BestOfNCurve) -> PairedDifference:
-    """First minus second, paired by prompt: both curves must be of the same prompts in the same order.
-
-    The samples per prompt may differ in number. Pairing removes the differences between prompts, usually most of the
-    variance: two curves whose own intervals overlap can differ beyond doubt.
-
-    Raises:
-        ValueError: different Ns, numbers of prompts or levels.
-    """
-    if first.ns.tolist() != second.ns.tolist():
-        raise ValueError(f"both curves must have the same ns, got {first.ns.tolist()} and {second.ns.tolist()}")
-    if first.num_prompts != second.num_prompts:
-        raise ValueError(
-            f"a paired difference needs the same prompts on both sides, got {first.num_prompts} "
-            f"and {second.num_prompts} prompts"
-        )
-    if first.level != second.level:
-        raise ValueError(f"both curves must have the same level, got {first.level} and {second.level}")
-    difference = first.per_prompt - second.per_prompt
-    values, std_error, low, high = mean_interval(difference, first.level)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.abs(values) / std_error
-    p_value = 2.0 * special.stdtr(max(first.num_prompts - 1, 1), -statistic)
-    p_value = np.where(std_error == 0.0, np.where(values == 0.0, 1.0, 0.0), p_value)
-    return PairedDifference(
-        ns=first.ns,
-        values=values,
-        per_prompt=difference,
-        std_error=std_error,
-        ci_low=low,
-        ci_high=high,
-        p_value=p_value,
-        level=first.level,
-        num_prompts=first.num_prompts,
-    )
-
-
-def mean_interval(per_prompt: FloatArray, level: float) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Mean over the first axis with its Student-t interval.
-
-    Args:
-        per_prompt: (P, K), rows independent.
-        level: confidence level.
-
-    Returns:
-        mean, standard error, lower and upper end, each (K,); all but the mean are NaN when P = 1.
-    """
-    num_prompts = per_prompt.shape[0]
-    mean = per_prompt.mean(axis=0)
-    if num_prompts == 1:
-        missing = np.full_like(mean, np.nan)
-        return mean, missing, missing.copy(), missing.copy()
-    std_error = per_prompt.std(axis=0, ddof=1) / np.sqrt(num_prompts)
-    half = special.stdtrit(num_prompts - 1, 0.5 + level / 2) * std_error
-    return mean, std_error, mean - half, mean + half
 
 
 def _ns_up_to(ns: Any, num_samples: int) -> IntArray:

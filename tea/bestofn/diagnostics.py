@@ -10,7 +10,8 @@ import numpy as np
 from scipy import special
 
 from tea.bestofn._inputs import FloatArray, check_level, is_binary, reward_matrix
-from tea.bestofn.curve import jsonable, mean_interval, order_weights
+from tea.bestofn._interval import jsonable, mean_interval
+from tea.bestofn.curve import order_weights
 from tea.bestofn.tails import GENERALIZED_NORMAL, PARETO, fit_shape, normal_curve
 
 TAIL_SHARE = 0.25

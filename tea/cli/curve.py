@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """The best-of-N curve of a file of rewards, unbiased, with intervals."""
     with errors():
-        from tea.bestofn.curve import best_of_n_curve
+        from tea.bestofn import best_of_n_curve
         from tea.report import format_interval
         from tea.rollouts import read_rewards
 

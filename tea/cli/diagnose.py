@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Say what the rewards in a file look like in the upper tail, and what they support."""
     with errors():
-        from tea.bestofn.diagnostics import diagnose
+        from tea.bestofn import diagnose
 
         name, matrix = one_reward(file, reward, prompt, model, samples)
         found = diagnose(matrix, level=level)

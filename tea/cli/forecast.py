@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Forecast the best-of-N curve beyond the samples in a file, with intervals and a verdict."""
     with errors():
-        from tea.bestofn.forecast import forecast_best_of_n
+        from tea.bestofn import forecast_best_of_n
         from tea.report import format_interval
 
         name, matrix = one_reward(file, reward, prompt, model, samples)
@@ -62,8 +62,8 @@ def command(
 
 
 def _backtest(file: Path, name: str, matrix: Any, ns: list[int] | None, hidden: int, level: float, json: bool) -> None:
+    from tea.bestofn import backtest
     from tea.bestofn._inputs import is_binary
-    from tea.bestofn.forecast import backtest
 
     counts = ns or [matrix.shape[1] // 2**i for i in (2, 1) if matrix.shape[1] // 2**i > hidden]
     if not counts:

@@ -77,7 +77,7 @@ def without_nan(values: dict[str, float]) -> dict[str, float | None]:
 
 def print_run(run: Any, ns: list[int] | None, select_by: str | None, level: float, json: bool) -> None:
     """Print the best-of-N curves of a run, one per reward function."""
-    from tea.bestofn.curve import best_of_n_curve
+    from tea.bestofn import best_of_n_curve
 
     picks = None if select_by is None else run.rewards[select_by]
     curves = {

@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Weigh what more samples give against what they cost; split a budget over prompts."""
     with errors():
-        from tea.bestofn.plan import imperfect_verifier, plan_samples, plan_training, split_budget
+        from tea.bestofn import imperfect_verifier, plan_samples, plan_training, split_budget
         from tea.report import format_interval
 
         name, matrix, table = one_reward_table(file, reward, prompt, model, samples)

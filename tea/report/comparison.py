@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tea.bestofn._inputs import default_ns, reward_matrix
-from tea.bestofn.curve import BestOfNCurve, PairedDifference, best_of_n_curve, paired_difference
+from tea.bestofn.curve import BestOfNCurve, best_of_n_curve
 from tea.bestofn.diagnostics import Diagnostics, diagnose
 from tea.bestofn.forecast import Forecast, forecast_best_of_n
+from tea.bestofn.paired import PairedDifference, paired_difference
 
 
 @dataclass(frozen=True)
