@@ -7,7 +7,7 @@ Any field of TEAConfig (and so of TRL's GRPOConfig), ModelConfig and TrainArgume
 flag on the command line; `--help` lists them. To use a reward of your own without packaging it, write it here.
 """
 
-from tea.trainers.script import main, parse
+from tea.trainers.script import command
 
 
 def brevity(completions: list, **kwargs) -> list[float]:
@@ -17,5 +17,4 @@ def brevity(completions: list, **kwargs) -> list[float]:
 
 
 if __name__ == "__main__":
-    trainer = main(*parse(), reward_funcs=[])
-    trainer.end()
+    command(reward_funcs=[])

@@ -11,12 +11,6 @@ HELP = "Train from a YAML file: tea train --config FILE [--flag value ...]; tea 
 
 def command(context: typer.Context) -> None:
     """Run the training script in this process; for several, `accelerate launch -m tea.cli train --config ...`."""
-    from tea.trainers.script import main as run
-    from tea.trainers.script import parse
+    from tea.trainers.script import command as run
 
-    try:
-        arguments = parse(context.args, prog="tea train")
-    except (ValueError, TypeError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    run(*arguments).end()
+    run(context.args, prog="tea train")

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tea.trainers.errors import UserError
+
 PARTIAL_DIR = ".partial"
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "trainer_state.json"
@@ -24,7 +26,7 @@ _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 _MODEL_FILES = ("config.json", "adapter_config.json", "model.safetensors", "pytorch_model.bin")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be written, read, or used for this run."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,7 +21,9 @@ class TEAConfig(GRPOConfig):
     r"""[`~trl.GRPOConfig`] with the options of the advantage estimator. Validated on construction.
 
     TRL's own options keep their meaning. In particular ``scale_rewards`` divides the advantages by the reward
-    standard deviation of the "group" or the "batch", or by nothing ("none").
+    standard deviation of the "group" or the "batch", or by nothing ("none"). One default differs: unless any of
+    ``gradient_accumulation_steps``, ``steps_per_generation`` and ``generation_batch_size`` is set, as many batches are
+    accumulated as hold whole groups of ``num_generations`` completions.
 
     Args:
         advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
@@ -104,6 +108,13 @@ class TEAConfig(GRPOConfig):
     shrinkage: float | None = field(
         default=None, metadata={"help": "prefix_tea: weight of the Gaussian prior on the tail variance. Default 2."}
     )
+    gradient_accumulation_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Batches whose gradients make one step. num_processes x per_device_train_batch_size x this must "
+            "be a multiple of num_generations. Default: the least that is."
+        },
+    )
     estimator_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Any other option of the estimator, as JSON: '{\"prior\": [1, 1]}'."}
     )
@@ -126,6 +137,7 @@ class TEAConfig(GRPOConfig):
                 )
 
     def __post_init__(self) -> None:
+        self._fit_batch()
         super().__post_init__()
         check_target_n(self.target_n)
         check_target_n(self.target_n_start)
@@ -143,6 +155,29 @@ class TEAConfig(GRPOConfig):
             estimator = get_estimator(spec.name, **self.estimator_options(spec))
             if self.reward_memory > 0:
                 check_uses_memory(estimator)
+
+    def _fit_batch(self) -> None:
+        """Accumulate as many batches as make whole groups, unless told how many; refuse what does not make any.
+
+        Raises:
+            ValueError: If the generation batch does not hold whole groups.
+        """
+        # TRL has not asked accelerate for the number of processes yet; every launcher sets this.
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        batch = self.per_device_train_batch_size * processes
+        if self.gradient_accumulation_steps is None:
+            told = self.steps_per_generation is not None or self.generation_batch_size is not None
+            self.gradient_accumulation_steps = (
+                1 if told else self.num_generations // math.gcd(batch, self.num_generations)
+            )
+        size = self.generation_batch_size or batch * (self.steps_per_generation or self.gradient_accumulation_steps)
+        if self.num_generations >= 2 and size % self.num_generations:
+            raise ValueError(
+                f"one generation batch is {size} completions, which is not a multiple of num_generations = "
+                f"{self.num_generations}: per_device_train_batch_size {self.per_device_train_batch_size} x "
+                f"{processes} process(es) x {self.steps_per_generation or self.gradient_accumulation_steps} "
+                "accumulated; change one of them, or leave out gradient_accumulation_steps"
+            )
 
     def estimator_options(self, spec: EstimatorSpec) -> dict[str, Any]:
         """The options for that estimator.

@@ -2,145 +2,145 @@
 
 from __future__ import annotations
 
-import difflib
-import re
+import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset, get_peft_config
+from transformers import AutoConfig, AutoProcessor
+from trl import DatasetMixtureConfig, ModelConfig, get_peft_config
 from trl import get_quantization_config as quantization_config_of
 
 from tea.rewards import load_reward
+from tea.trainers.arguments import TrainArguments, parse
 from tea.trainers.checkpoints import holds_a_model, list_checkpoints
+from tea.trainers.checks import (
+    check_enough_prompts,
+    check_prompts_fit_tokenizer,
+    check_writable,
+    first_prompt,
+)
 from tea.trainers.config import TEAConfig
+from tea.trainers.data import GYM
+from tea.trainers.errors import UserError, told_to_user
+from tea.trainers.rewards import load_reward_model, model_error
+from tea.trainers.selection import TrainingData, load_training_data, save_data_record
 from tea.trainers.trainer import AdvantageTrainer
 
-_FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+__all__ = ["command", "main", "parse"]
 
 
 @dataclass
-class TrainArguments(ScriptArguments):
-    """What to train on and against.
+class Prepared:
+    """Everything that a run needs but the policy's weights.
 
     Args:
-        dataset_name: Hub id; a JSONL, Parquet or CSV file; a directory of such files or one written by
-            `Dataset.save_to_disk`.
-        reward_model_name_or_path: Sequence-classification model that scores prompt and completion.
-        reward_funcs: Further rewards: a verifier's name, "package.module:function", "file.py:function", a URL.
-        prompt_column: Column that holds the prompts: strings or conversations.
-        chat_prompts: Turn string prompts into a conversation with one user message.
-        system_prompt: System message of those conversations; implies `chat_prompts`.
+        config: The policy's configuration.
+        processor: Its tokenizer (or processor).
+        data: What is trained on and what is held out.
+        rewards: As TRL takes them: loaded models and functions.
     """
 
-    reward_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Sequence-classification model (path or hub id) that scores completions."}
-    )
-    reward_funcs: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Further rewards: a verifier (exact_match, contains_answer, last_number), package.module:function, "
-            "file.py:function or a URL. TRL's own: trl.rewards:accuracy_reward."
-        },
-    )
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of prompts, text or conversations."})
-    chat_prompts: bool = field(
-        default=False, metadata={"help": "Turn text prompts into a conversation with one user message."}
-    )
-    system_prompt: str | None = field(
-        default=None, metadata={"help": "System message of those conversations; implies chat_prompts."}
-    )
-
-
-def make_parser(prog: str | None = None) -> TrlParser:
-    """TRL's parser for the arguments of :func:`main`: ``--config file.yaml`` and flags that override it."""
-    return TrlParser((TrainArguments, TEAConfig, ModelConfig, DatasetMixtureConfig), prog=prog)
-
-
-def parse(args: Sequence[str] | None = None, prog: str | None = None) -> tuple[Any, ...]:
-    """Parse the command line and the file behind ``--config``.
-
-    Raises:
-        ValueError: On a key or flag that does not exist, with the nearest ones that do.
-    """
-    parser = make_parser(prog)
-    try:
-        return parser.parse_args_and_config(args)
-    except ValueError as error:
-        unknown = re.findall(r"'--(\w+)", str(error))
-        known = [action.dest for action in parser._actions]
-        hints = [f"{word} -> {near[0]}" for word in unknown if (near := difflib.get_close_matches(word, known, n=1))]
-        if not hints:
-            raise
-        raise ValueError(f"{error} Did you mean: {', '.join(hints)}?") from error
-
-
-def load_training_data(script_args: TrainArguments, dataset_args: DatasetMixtureConfig) -> Any:
-    """The dataset dictionary that the arguments name, with the prompts in column "prompt".
-
-    Raises:
-        ValueError: If no dataset or two are named, or a column or a split is not there (with those that are).
-    """
-    if bool(script_args.dataset_name) == bool(dataset_args.datasets):
-        raise ValueError("name the data in exactly one of dataset_name and datasets")
-    if dataset_args.datasets:
-        data = get_dataset(dataset_args)
-    else:
-        name = script_args.dataset_name
-        options: dict[str, Any] = {"streaming": script_args.dataset_streaming}
-        if Path(name).suffix in _FILE_FORMATS and Path(name).is_file():
-            data = load_dataset(_FILE_FORMATS[Path(name).suffix], data_files=name, **options)
-        elif (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
-            data = load_from_disk(name)
-        else:
-            data = load_dataset(name, name=script_args.dataset_config, **options)
-    if not isinstance(data, (DatasetDict, IterableDatasetDict)):
-        data = DatasetDict({script_args.dataset_train_split: data})
-
-    column = script_args.prompt_column
-    chat = script_args.chat_prompts or script_args.system_prompt is not None
-    system = [{"role": "system", "content": script_args.system_prompt}] if script_args.system_prompt else []
-
-    def to_conversation(row: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(row["prompt"], str):
-            return {"prompt": [*system, {"role": "user", "content": row["prompt"]}]}
-        return {"prompt": [*system, *row["prompt"]]}
-
-    for split, rows in data.items():
-        names = rows.column_names
-        if names is not None and column not in names:
-            raise ValueError(f"prompt_column {column!r} is not in split {split!r}, which has: {', '.join(names)}")
-        if column != "prompt":
-            if names is not None and "prompt" in names:
-                rows = rows.remove_columns("prompt")
-            rows = rows.rename_column(column, "prompt")
-        data[split] = rows.map(to_conversation) if chat else rows
-    return data
-
-
-def _split(data: Any, name: str) -> Any:
-    if name not in data:
-        raise ValueError(f"there is no split {name!r} in the dataset, which has: {', '.join(data)}")
-    return data[name]
+    config: Any
+    processor: Any
+    data: TrainingData
+    rewards: list[Any]
 
 
 def _check_output_dir(training_args: TEAConfig) -> None:
-    """Refuse to write over an earlier run that is not to be continued."""
+    """Refuse to write over an earlier run that is not to be continued, and where nothing can be written."""
     output_dir, resume = training_args.output_dir, training_args.resume_from_checkpoint
     checkpoints = list_checkpoints(output_dir)
     if checkpoints and resume is None:
-        raise ValueError(
+        raise UserError(
             f"output_dir {output_dir!r} holds {checkpoints[-1].name} of an earlier run: go on with "
             "--resume_from_checkpoint auto, or choose another output_dir"
         )
     saved = holds_a_model(output_dir)
     if saved and not checkpoints and resume in (None, "auto"):
-        raise ValueError(
+        raise UserError(
             f"output_dir {output_dir!r} holds a model ({saved}) and no checkpoint to go on from: it would be "
             "overwritten; choose another output_dir"
         )
+    check_writable(output_dir)
+
+
+def prepare(
+    script_args: TrainArguments,
+    training_args: TEAConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+    reward_funcs: Sequence[Any] = (),
+) -> Prepared:
+    """Check and load all but the policy's weights, the cheap things first.
+
+    Raises:
+        UserError: On anything that was given and cannot work.
+    """
+    _check_output_dir(training_args)
+    if training_args.advantage_estimator is None:
+        training_args.advantage_estimator = "tea"
+    name = model_args.model_name_or_path
+    if not name:
+        raise UserError("there is no model to train: set model_name_or_path")
+    scorer = [script_args.dataset_name] if str(script_args.dataset_name).startswith(GYM) else []
+    specs = script_args.reward_funcs or (scorer if not script_args.reward_model_name_or_path else [])
+    if not (reward_funcs or script_args.reward_model_name_or_path or specs):
+        raise UserError("there is nothing to train against: set reward_model_name_or_path or reward_funcs")
+    AdvantageTrainer.check_estimator(training_args)
+
+    loading = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **loading)
+        processor = AutoProcessor.from_pretrained(name, truncation_side="left", padding_side="left", **loading)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model_name_or_path {name!r} cannot be loaded: {model_error(name, error)}") from error
+    tokenizer = getattr(processor, "tokenizer", processor)
+
+    with training_args.main_process_first(local=False, desc="data"):
+        data = load_training_data(
+            script_args,
+            dataset_args,
+            seed=training_args.seed,
+            evaluated=training_args.eval_strategy != "no",
+            length=_PromptLength(tokenizer, training_args.chat_template_kwargs),
+        )
+    check_enough_prompts(data.train, training_args)
+    prompt = first_prompt(data.train)
+    if isinstance(prompt, list):  # of text the trainer warns
+        check_prompts_fit_tokenizer(prompt, tokenizer, name)
+
+    rewards: list[Any] = list(reward_funcs)
+    if script_args.reward_model_name_or_path:
+        dtype = script_args.reward_model_dtype
+        rewards.append(
+            load_reward_model(
+                script_args.reward_model_name_or_path, dtype=dtype, trust_remote_code=training_args.trust_remote_code
+            )
+        )
+    for spec in specs:
+        with told_to_user(ValueError, ImportError, OSError, what="reward_funcs"):
+            rewards.append(load_reward(spec))
+    return Prepared(config, processor, data, rewards)
+
+
+class _PromptLength:
+    """Tokens of a prompt as it is trained on. A class, so that `datasets` can hash it for its cache."""
+
+    def __init__(self, tokenizer: Any, template_options: Any) -> None:
+        self.tokenizer = tokenizer
+        self.template_options = template_options if isinstance(template_options, dict) else {}
+
+    def __call__(self, prompt: Any) -> int:
+        if isinstance(prompt, str):
+            return len(self.tokenizer(prompt)["input_ids"])
+        if self.tokenizer.chat_template is None:
+            raise UserError("the prompts are conversations, but the model's tokenizer has no chat template")
+        text = self.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=False, **self.template_options
+        )
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def main(
@@ -149,6 +149,7 @@ def main(
     model_args: ModelConfig,
     dataset_args: DatasetMixtureConfig,
     reward_funcs: Sequence[Any] = (),
+    callbacks: Sequence[Any] = (),
 ) -> AdvantageTrainer:
     """Train, save to ``output_dir``, and return the trainer.
 
@@ -159,21 +160,12 @@ def main(
         model_args: TRL's: the model, its dtype, LoRA.
         dataset_args: TRL's: a mixture of datasets, instead of ``script_args.dataset_name``.
         reward_funcs: Further rewards, as TRL takes them.
+        callbacks: Further callbacks of the trainer.
 
     Raises:
-        ValueError: On bad arguments, and when ``output_dir`` holds an earlier run that is not to be continued.
+        UserError: On what cannot work, and when ``output_dir`` holds an earlier run that is not to be continued.
     """
-    _check_output_dir(training_args)
-    if training_args.advantage_estimator is None:
-        training_args.advantage_estimator = "tea"
-    rewards: list[Any] = list(reward_funcs)
-    if script_args.reward_model_name_or_path:
-        rewards.append(script_args.reward_model_name_or_path)  # TRL loads it and places it on the device
-    rewards += [load_reward(spec) for spec in script_args.reward_funcs or []]
-    if not rewards:
-        raise ValueError("there is nothing to train against: set reward_model_name_or_path or reward_funcs")
-    data = load_training_data(script_args, dataset_args)
-
+    prepared = prepare(script_args, training_args, model_args, dataset_args, reward_funcs)
     model_init_kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -185,16 +177,35 @@ def main(
 
     trainer = AdvantageTrainer(
         model=model_args.model_name_or_path,
-        reward_funcs=rewards,
+        reward_funcs=prepared.rewards,
         args=training_args,
-        train_dataset=_split(data, script_args.dataset_train_split),
-        eval_dataset=(_split(data, script_args.dataset_test_split) if training_args.eval_strategy != "no" else None),
+        train_dataset=prepared.data.train,
+        eval_dataset=prepared.data.held_out if training_args.eval_strategy != "no" else None,
+        processing_class=prepared.processor,
         quantization_config=quantization_config_of(model_args),
         peft_config=get_peft_config(model_args),
+        callbacks=list(callbacks),
     )
+    for note in prepared.data.notes:
+        trainer.accelerator.print(note)
+    if trainer.accelerator.is_main_process:
+        save_data_record(
+            prepared.data, training_args.output_dir, resumed=training_args.resume_from_checkpoint is not None
+        )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     return trainer
+
+
+def command(args: Sequence[str] | None = None, prog: str | None = None, reward_funcs: Sequence[Any] = ()) -> None:
+    """Parse and train; what the user did wrong ends in one message on stderr and exit code 2."""
+    try:
+        main(*parse(args, prog), reward_funcs=reward_funcs).end()
+    except UserError as error:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        rank = f" (process {os.environ.get('RANK', '?')})" if several else ""
+        print(f"error{rank}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -29,9 +29,12 @@ from tea.estimators import (
 from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
+from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
+from tea.trainers.errors import UserError, told_to_user
 from tea.trainers.identity import task_key
 from tea.trainers.resumable import ResumableGRPOTrainer
+from tea.trainers.rewards import checked_rewards
 
 AdvantageEstimator = Callable[..., Tensor]
 
@@ -128,16 +131,32 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         if args is not None:
             # Before TRL loads a model: a wrong option should cost nothing.
             self._prepare_estimator(args, advantage_estimator)
-        super().__init__(model, reward_funcs, args, *other_args, **kwargs)
+        options = dict(args.model_init_kwargs) if args is not None and isinstance(args.model_init_kwargs, dict) else {}
+        options.pop("revision", None)  # the policy's
+        options.setdefault("trust_remote_code", args is not None and args.trust_remote_code)
+        super().__init__(model, checked_rewards(reward_funcs, **options), args, *other_args, **kwargs)
         if args is None:
             self._prepare_estimator(self.args, advantage_estimator)
         self._key_columns: tuple[str, ...] | None = None  # all
         if self.reward_memory is not None:
             self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
+        check_enough_prompts(self.train_dataset, self.args)
+        name = str(getattr(self.model.config, "_name_or_path", "")) or type(self.model).__name__
+        check_prompts_fit_tokenizer(first_prompt(self.train_dataset), self._tokenizer, name)
+        warn_low_precision(self.model, self.args.learning_rate)
         self._gathered_rewards: Tensor | None = None
         self._warned_binary = False
 
+    @classmethod
+    def check_estimator(cls, args: GRPOConfig, advantage_estimator: str | AdvantageEstimator | None = None) -> None:
+        """Raise ValueError if a trainer with these arguments would, without loading a model."""
+        cls.__new__(cls)._prepare_estimator(args, advantage_estimator)
+
     def _prepare_estimator(self, args: GRPOConfig, advantage_estimator: str | AdvantageEstimator | None) -> None:
+        with told_to_user(ValueError):
+            self._bind_estimator(args, advantage_estimator)
+
+    def _bind_estimator(self, args: GRPOConfig, advantage_estimator: str | AdvantageEstimator | None) -> None:
         options = args if isinstance(args, TEAConfig) else None
         configured = options.advantage_estimator if options is not None else None
         if advantage_estimator is not None and configured is not None and advantage_estimator != configured:
@@ -286,7 +305,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         infinite = torch.isinf(rewards_per_func)
         if infinite.any():
             row, column = infinite.nonzero()[0].tolist()
-            raise ValueError(
+            raise UserError(
                 f"reward function {self.reward_func_names[column]!r} returned {rewards_per_func[row, column].item()} "
                 f"for completion {row} of the batch; rewards must be finite (None or NaN marks a missing one)"
             )

@@ -11,7 +11,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tea.trainers.script import load_training_data, main, parse
+from tea.trainers.script import main, parse
+from tea.trainers.selection import load_training_data
 from tests.reference.tiny import tiny_reward_model
 from tests.trainers.conftest import PROMPTS
 
@@ -226,15 +227,8 @@ def test_interrupted_run_is_not_overwritten_and_resumes_exactly(config_path, tmp
             if state.global_step == 2:
                 raise KeyboardInterrupt
 
-    import tea.trainers.script as script
-
-    original = script.AdvantageTrainer
-    script.AdvantageTrainer = lambda **kwargs: original(**kwargs, callbacks=[Interrupt()])
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            main(*arguments)
-    finally:
-        script.AdvantageTrainer = original
+    with pytest.raises(KeyboardInterrupt):
+        main(*arguments, callbacks=[Interrupt()])
     with pytest.raises(ValueError, match="holds checkpoint-2 of an earlier run: go on with"):
         main(*parse(["--config", config]))
     resumed = main(*parse(["--config", config, "--resume_from_checkpoint", "auto"]))
@@ -244,7 +238,7 @@ def test_interrupted_run_is_not_overwritten_and_resumes_exactly(config_path, tmp
 
 def data_of(config):
     script_args, _, _, dataset_args = parse(["--config", config])
-    return load_training_data(script_args, dataset_args)["train"]
+    return load_training_data(script_args, dataset_args).train
 
 
 def test_prompt_column_and_conversations(config_path):

@@ -1,0 +1,27 @@
+"""Mistakes of a user, told apart from bugs: the first end in one message, the second in a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """What was given cannot work. The message says what it was, what is wrong with it and what to do.
+
+    `tea train` prints the message alone and exits with code 2.
+    """
+
+
+@contextmanager
+def told_to_user(*errors: type[Exception], what: str = "") -> Iterator[None]:
+    """Turn `errors` raised inside into :class:`UserError`, with `what` before their message.
+
+    For calls whose errors of these types are about what they were given, such as checking options.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        raise UserError(f"{what}{': ' if what else ''}{error}") from error
