@@ -120,7 +120,7 @@ def _own(derived: type, base: type) -> set[str]:
     return {f.name for f in fields(derived)} - {f.name for f in fields(base)}
 
 
-class _TrainParser(TrlParser):  # type: ignore[misc]  # trl is untyped
+class _TrainParser(TrlParser):
     """TRL's parser with short help, one message for a mistake, and YAML values checked like flags."""
 
     def error(self, message: str) -> NoReturn:  # instead of 250 flags and SystemExit
@@ -155,7 +155,7 @@ class _TrainParser(TrlParser):  # type: ignore[misc]  # trl is untyped
 
     def _get_value(self, action: argparse.Action, string: str) -> Any:
         try:
-            value = super()._get_value(action, string)  # type: ignore[misc]  # argparse's, not in its stubs
+            value = super()._get_value(action, string)
         except argparse.ArgumentError as error:
             kind = getattr(action.type, "__name__", "value").replace("string_to_bool", "true or false")
             raise UserError(f"{action.dest} must be {kind}, got {string!r}") from error
@@ -205,7 +205,6 @@ def _one_spelling(action: argparse.Action) -> argparse.Action:
         dest=action.dest,
         nargs=action.nargs,
         default=action.default if action.default not in (None, argparse.SUPPRESS) else argparse.SUPPRESS,
-        type=action.type,
         choices=action.choices,
         help=action.help,
         metavar=None if action.choices else action.dest.split("_")[-1].upper(),

@@ -124,16 +124,17 @@ class TEAConfig(GRPOConfig):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # A dataclass takes a field's default from the first base that has the field, inherited or not.
-        ours = TEAConfig.__dataclass_fields__
+        trls, ours = GRPOConfig.__dataclass_fields__, TEAConfig.__dataclass_fields__
         for base in cls.__mro__[cls.__mro__.index(TEAConfig) + 1 :]:
             if base in TEAConfig.__mro__:
                 continue
             theirs = getattr(base, "__dataclass_fields__", {})
-            lost = [name for name in theirs if name in ours and theirs[name].default != ours[name].default]
+            changed = [name for name in theirs if name in trls and theirs[name].default != trls[name].default]
+            lost = [name for name in changed if theirs[name].default != ours[name].default]
             if lost:
                 raise TypeError(
-                    f"{cls.__name__} would lose the defaults of {base.__name__} ({', '.join(lost)}): put {base.__name__} "
-                    f"before TEAConfig, as in class {cls.__name__}({base.__name__}, TEAConfig)"
+                    f"{cls.__name__} would lose the defaults of {base.__name__} ({', '.join(lost)}): put "
+                    f"{base.__name__} before TEAConfig, as in class {cls.__name__}({base.__name__}, TEAConfig)"
                 )
 
     def __post_init__(self) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import (
-    Dataset,
     DatasetDict,
     IterableDataset,
     IterableDatasetDict,
@@ -60,17 +59,11 @@ def load_splits(script_args: TrainArguments, dataset_args: DatasetMixtureConfig)
 
 def _load_one(script_args: TrainArguments) -> Any:
     name = str(script_args.dataset_name)
-    if name.startswith(GYM):
-        from tea.rewards.gym import gym_rows
-
-        with told_to_user(ValueError, ImportError, what=f"dataset_name {name!r}"):
-            return Dataset.from_list(gym_rows(name.removeprefix(GYM)))
     path = Path(name).expanduser()
     options: dict[str, Any] = {"streaming": script_args.dataset_streaming}
     what = f"dataset_name {name!r}"
-    if path.suffix in _FILE_FORMATS or name.startswith((".", "/", "~")):
-        if not path.exists():
-            raise UserError(f"{what}: there is no such file or directory, seen from {Path.cwd()}")
+    if (path.suffix in _FILE_FORMATS or name.startswith((".", "/", "~"))) and not path.exists():
+        raise UserError(f"{what}: there is no such file or directory, seen from {Path.cwd()}")
     if path.is_file():
         if path.suffix not in _FILE_FORMATS:
             raise UserError(f"{what}: files are read if they end in {', '.join(_FILE_FORMATS)}")

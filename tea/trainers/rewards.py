@@ -48,7 +48,7 @@ def load_reward_model(path: str, **options: Any) -> torch.nn.Module:
             f"{what} has no trained score head{kind}: {', '.join(missing[:3])} would be random; give a model that was "
             "trained as a reward model (AutoModelForSequenceClassification with one label)"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def model_error(path: str, error: Exception) -> str:

@@ -203,7 +203,8 @@ def main(
 def command(args: Sequence[str] | None = None, prog: str | None = None, reward_funcs: Sequence[Any] = ()) -> None:
     """Parse and train; what the user did wrong ends in one message on stderr and exit code 2."""
     try:
-        main(*parse(args, prog), reward_funcs=reward_funcs).end()
+        script_args, training_args, model_args, dataset_args = parse(args, prog)
+        main(script_args, training_args, model_args, dataset_args, reward_funcs).end()
     except UserError as error:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         rank = f" (process {os.environ.get('RANK', '?')})" if several else ""

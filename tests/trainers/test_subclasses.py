@@ -63,7 +63,7 @@ def test_config_bases_in_the_order_that_loses_defaults():
 
 
 def test_rloo_trainer_is_refused():
-    with pytest.raises(TypeError, match="RLOOTrainer is no GRPOTrainer.*loss_type='dr_grpo'"):
+    with pytest.raises(TypeError, match=r"RLOOTrainer is no GRPOTrainer.*loss_type='dr_grpo'"):
 
         class Both(AdvantageTrainer, RLOOTrainer):
             pass
