@@ -100,12 +100,12 @@ def save_data_record(data: TrainingData, output_dir: str, resumed: bool) -> None
     folder.mkdir(parents=True, exist_ok=True)
     if resumed and (folder / DATA_FILE).is_file():
         before = json.loads((folder / DATA_FILE).read_text())
-        for name in ("held_out_fingerprint", "training_fingerprint"):
-            if name in before and before[name] != data.summary[name]:
-                raise UserError(
-                    f"the run in {output_dir!r} was started with other data: its {name} is {before[name]}, now it is "
-                    f"{data.summary[name]} (see {DATA_FILE} there); resume with the same data, options of data and seed"
-                )
+        # Of the training data the checkpoint itself knows.
+        if before.get("held_out_fingerprint") != data.summary["held_out_fingerprint"]:
+            raise UserError(
+                f"the run in {output_dir!r} was started with other held-out prompts, see {HELD_OUT_FILE} there; resume "
+                "with the same data, seed and held_out"
+            )
         return
     if isinstance(data.held_out, Dataset):
         rows = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in data.held_out)

@@ -218,7 +218,7 @@ def test_the_record_of_a_run(tmp_path):
     assert saved == list(data.held_out)
     assert json.loads((run / "data.json").read_text())["training_prompts"] == 15
     save_data_record(load(path, held_out=5), str(run), resumed=True)
-    with pytest.raises(UserError, match="was started with other data: its held_out_fingerprint is"):
+    with pytest.raises(UserError, match="was started with other held-out prompts"):
         save_data_record(load(path, held_out=5, seed=9), str(run), resumed=True)
 
 
