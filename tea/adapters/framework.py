@@ -1,10 +1,56 @@
-"""What the adapters need of the frameworks: their modules, if installed, and their configs."""
+"""What the adapters need of the frameworks: their modules, if installed, their versions and their configs."""
 
 from __future__ import annotations
 
 import importlib
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
+
+# The oldest and the newest version of each package that the adapters were run against; docs/frameworks.md says how.
+TESTED: dict[str, tuple[str, str]] = {
+    "google-tunix": ("0.1.7", "0.1.7"),
+    "rlinf": ("0.3.0", "0.3.0"),
+    "skyrl": ("0.3.0", "0.4.0"),
+    "skyrl-train": ("0.3.1", "0.3.1"),
+    "tinker-cookbook": ("0.6.1", "0.6.1"),
+    "trinity-rft": ("0.6.0", "0.6.0"),
+    "verl": ("0.9.1", "0.9.1"),
+}
+
+
+class UntestedVersionWarning(UserWarning):
+    """An installed package is older or newer than every version that was tested."""
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def warn_if_untested(package: str, tested: tuple[str, str] | None = None) -> None:
+    """Warn (:class:`UntestedVersionWarning`) if the installed version is outside the tested range.
+
+    Patch releases of the newest one count as tested; a package without a version says nothing.
+
+    Args:
+        package: As pip knows it.
+        tested: The oldest and the newest tested version. None: from ``TESTED``.
+    """
+    oldest, newest = TESTED[package] if tested is None else tested
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return
+    if _release(version) < _release(oldest) or _release(version)[:2] > _release(newest)[:2]:
+        tested_range = f"{oldest} to {newest}" if oldest != newest else newest
+        warnings.warn(
+            f"{package} {version} is installed, tea was tested with {tested_range}: look at the first advantages "
+            "before a long run, and report what breaks",
+            UntestedVersionWarning,
+            stacklevel=3,
+        )
 
 
 def import_framework(package: str, *modules: str) -> Any:

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.adapters.core import GroupAdvantages, group_advantages
-from tea.adapters.framework import import_framework
-from tea.adapters.groups import Singletons
+from tea.adapters.core import GroupAdvantages, group_advantages, prompt_digest
+from tea.adapters.framework import import_framework, plain_options
+from tea.adapters.groups import any_in_group
 
 __all__ = ["NeMoAdvantageEstimator", "install", "make_nemo_estimator"]
 
@@ -34,14 +34,24 @@ class NeMoAdvantageEstimator:
             ``{estimator: ladder, target_n: 256}``.
         loss_config: Unused.
         defaults: What the config overrides. None: TEA with the defaults.
+        pad_token_id: Of the tokenizer, also as ``tea.pad_token_id`` in the config. Only ``reward_memory`` needs it.
 
-    Checked by ``tests/adapters/test_nemo_rl.py``.
+    Checked by ``tests/adapters/test_nemo_rl.py`` and, on NeMo-RL's own code,
+    ``tests/adapters/frameworks/check_nemo_rl.py``.
     """
 
     def __init__(
-        self, estimator_config: Any = None, loss_config: Any = None, defaults: GroupAdvantages | None = None
+        self,
+        estimator_config: Any = None,
+        loss_config: Any = None,
+        defaults: GroupAdvantages | None = None,
+        pad_token_id: int | None = None,
     ) -> None:
-        self.estimator = (defaults or group_advantages()).configured(estimator_config)
+        options = plain_options(estimator_config)
+        self.pad_token_id = pad_token_id if options is None else options.pop("pad_token_id", pad_token_id)
+        self.estimator = (defaults or group_advantages()).configured({"tea": options})
+        if self.estimator.memory is not None and self.pad_token_id is None:
+            raise ValueError("reward_memory needs pad_token_id, the tokenizer's, to know a prompt whatever its padding")
 
     def compute_advantage(
         self, prompt_ids: Any, rewards: Tensor, mask: Tensor, valid_mask: Tensor | None = None, **_: Any
@@ -49,10 +59,12 @@ class NeMoAdvantageEstimator:
         """Advantages of each rollout, on all of its tokens.
 
         Args:
-            prompt_ids: (B, S') prompt tokens, or (B,) ids: rollouts with equal ones are a group.
+            prompt_ids: (B, S') prompt tokens, or (B,) ids: rollouts with equal ones are a group. They stand for the
+                prompt in a reward memory too, less the padding at their end.
             rewards: (B,).
             mask: (B, S); only its shape is used, as in NeMo-RL's own.
-            valid_mask: (B,), 0 for rows that must not influence the others; they get 0.
+            valid_mask: (B,), 0 for rows that must not influence the others; they get 0. A group of which a single
+                row is valid has nothing to compare it with: 0 too.
 
         Returns:
             (B, S), expanded from (B, 1).
@@ -63,17 +75,38 @@ class NeMoAdvantageEstimator:
         if mask.ndim != 2 or len(mask) != len(rewards):
             raise ValueError(f"mask must have shape ({len(rewards)}, S), got {tuple(mask.shape)}")
         with torch.no_grad():
-            valid = None if valid_mask is None else valid_mask.bool()
-            advantages = self.estimator(rewards, prompt_ids, valid)
+            real = None
+            if valid_mask is not None:
+                # A group keeps its size, so that only ids that are wrong make groups of one; without a valid row it
+                # is padding.
+                valid = valid_mask.bool()
+                real = any_in_group(prompt_ids, valid.to(rewards.device))
+                rewards = torch.where(valid.to(rewards.device), rewards.to(_float(rewards.dtype)), torch.nan)
+            prompts = None
+            if self.estimator.memory is not None:
+                rows = prompt_ids.reshape(len(prompt_ids), -1).tolist()
+                prompts = [prompt_digest([token for token in row if token != self.pad_token_id]) for row in rows]
+            advantages = self.estimator(rewards, prompt_ids, real, prompts)
         return advantages.unsqueeze(-1).expand(mask.shape)
 
 
+def _float(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_floating_point else torch.float32
+
+
 def make_nemo_estimator(
-    name: str = "tea", *, normalize_advantages: bool | None = None, singletons: Singletons = "error", **options: Any
+    name: str = "tea", *, pad_token_id: int | None = None, **options: Any
 ) -> NeMoAdvantageEstimator:
-    """An estimator for a training loop of one's own: arguments as for :func:`tea.adapters.core.group_advantages`."""
-    defaults = group_advantages(name, normalize_advantages=normalize_advantages, singletons=singletons, **options)
-    return NeMoAdvantageEstimator(defaults=defaults)
+    """An estimator for a training loop of one's own.
+
+    NeMo-RL uses the advantages as they are (clipped, if ``grpo.advantage_clip_low`` or ``_high`` are set), so their
+    size is the estimator's: choose the learning rate for it, or set ``normalize_advantages=True``.
+
+    Args:
+        name, options: As for :func:`tea.adapters.core.group_advantages`.
+        pad_token_id: Of the tokenizer. ``reward_memory`` needs it, to know a prompt whatever its padding.
+    """
+    return NeMoAdvantageEstimator(defaults=group_advantages(name, **options), pad_token_id=pad_token_id)
 
 
 def install(name: str = "tea", **options: Any) -> None:
@@ -83,16 +116,19 @@ def install(name: str = "tea", **options: Any) -> None:
     ``nemo_rl.algorithms.grpo.GRPOAdvantageEstimator``. A mapping ``grpo.adv_estimator.tea`` overrides the options.
 
     Args:
-        name, options: As for :func:`make_nemo_estimator`.
+        name, options: As for :func:`make_nemo_estimator`, ``pad_token_id`` among them.
 
     Raises:
         ImportError: Without NeMo-RL, or if that class is not there any more.
     """
-    defaults = make_nemo_estimator(name, **options).estimator
+    pad_token_id = options.pop("pad_token_id", None)
+    defaults = group_advantages(name, **options)
     grpo = import_framework("NeMo-RL", "nemo_rl.algorithms.grpo")
     if not hasattr(grpo, "GRPOAdvantageEstimator") or not hasattr(grpo, "_create_advantage_estimator"):
         raise ImportError(
             "nemo_rl.algorithms.grpo no longer builds its estimator from GRPOAdvantageEstimator in "
             "_create_advantage_estimator; pass make_nemo_estimator(...) to your training loop instead"
         )
-    grpo.GRPOAdvantageEstimator = functools.partial(NeMoAdvantageEstimator, defaults=defaults)
+    grpo.GRPOAdvantageEstimator = functools.partial(
+        NeMoAdvantageEstimator, defaults=defaults, pad_token_id=pad_token_id
+    )

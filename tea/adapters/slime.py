@@ -1,11 +1,13 @@
-"""slime: ``--custom-reward-post-process-path tea.adapters.slime.post_process_rewards``.
+"""slime and miles: ``--custom-reward-post-process-path tea.adapters.slime.post_process_rewards``.
 
-Relies on (THUDM/slime):
+Relies on (THUDM/slime, v0.3.1, and its fork radixark/miles, v0.1.0):
 
 - ``slime/ray/rollout.py``, ``RolloutManager._post_process_rewards``: the hook is called with ``(args, samples)``, the
-  flat samples of a rollout step, and returns ``(raw_rewards, rewards)``, two lists of floats;
-- ``slime/backends/megatron_utils/loss.py``: with ``--advantage-estimator grpo`` (or "gspo", "cispo") those rewards
-  become the advantage of every token;
+  flat samples of a rollout step, and returns ``(raw_rewards, rewards)``, two lists of floats.
+  In miles ``miles/ray/rollout/train_data_conversion.py``, ``_post_process_rewards``;
+- ``slime/backends/megatron_utils/loss.py`` (``miles/backends/training_utils/loss_hub/advantages.py``): with
+  ``--advantage-estimator grpo`` (or "gspo", "cispo") those rewards become the advantage of every token, and
+  ``--normalize-advantages`` whitens them, over all tokens, afterwards;
 - ``slime/utils/types.py``, ``Sample``: ``group_index`` (the prompt), ``rollout_id`` (equal for training samples that
   one rollout was split into, else None), ``reward`` (a number, or a dict with ``--reward-key``; None if missing);
 - ``slime/utils/arguments.py``: ``--custom-config-path`` names a YAML file whose keys become attributes of ``args``;
@@ -14,14 +16,35 @@ Relies on (THUDM/slime):
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
-from tea.adapters.core import group_advantages
+from tea.adapters.core import group_advantages, prompt_digest
 
 __all__ = ["post_process_rewards"]
+
+# Lasts as long as the process that makes the rollouts: a reward memory is in it.
+_DEFAULT = group_advantages()
+# Those of which the reward is the advantage.
+_ESTIMATORS = ("grpo", "gspo", "cispo")
+
+
+def _check_args(args: Any) -> None:
+    estimator = getattr(args, "advantage_estimator", "grpo")
+    if estimator not in _ESTIMATORS:
+        raise ValueError(
+            f"--advantage-estimator {estimator} computes advantages of its own from what it takes for rewards: "
+            f"use one that leaves them as they are, {', '.join(_ESTIMATORS)}"
+        )
+    if getattr(args, "normalize_advantages", False):
+        warnings.warn(
+            "--normalize-advantages whitens the advantages on top, over all tokens: it moves their zero, by more the "
+            "more lengths differ, and scales a batch that has nothing to gain up to a full step; leave it out",
+            stacklevel=3,
+        )
 
 
 def post_process_rewards(args: Any, samples: list[Any]) -> tuple[list[Any], list[float]]:
@@ -29,7 +52,10 @@ def post_process_rewards(args: Any, samples: list[Any]) -> tuple[list[Any], list
 
     Args:
         args: slime's. ``args.tea``, from the YAML file of ``--custom-config-path``, has the options:
-            ``tea: {estimator: ladder, target_n: 256}``. Without it: TEA with the defaults.
+            ``tea: {estimator: ladder, target_n: 256}``. Without it: TEA with the defaults. The advantages' size is
+            the estimator's: choose the learning rate for it, or set ``normalize_advantages: true`` there, which,
+            unlike slime's flag of that name, divides by the root mean square over the rollouts and subtracts
+            nothing. ``reward_memory`` goes by ``sample.prompt``.
         samples: In sampling order. Samples of one prompt share ``group_index``; without any, each
             ``args.n_samples_per_prompt`` in a row are a prompt's. Samples of one rollout (equal ``rollout_id``)
             count once and get the same advantage. A reward of None is missing: advantage 0.
@@ -38,13 +64,16 @@ def post_process_rewards(args: Any, samples: list[Any]) -> tuple[list[Any], list
         ``(raw_rewards, advantages)``, one each per sample.
 
     Raises:
-        ValueError: On groups of one rollout, samples of one rollout with different rewards, infinite rewards, or
-            a number of samples that ``n_samples_per_prompt`` does not divide.
+        ValueError: On groups of one rollout, samples of one rollout with different rewards, infinite rewards,
+            a number of samples that ``n_samples_per_prompt`` does not divide, or an ``--advantage-estimator`` that
+            makes something else of the rewards.
         TypeError: If only some samples have a ``group_index``.
 
-    Checked by ``tests/adapters/test_slime.py``.
+    Checked by ``tests/adapters/test_slime.py`` and, on the code of slime and miles,
+    ``tests/adapters/frameworks/check_slime.py`` and ``check_miles.py``.
     """
-    estimator = group_advantages().configured(args)
+    _check_args(args)
+    estimator = _DEFAULT.configured(args)
     key = getattr(args, "reward_key", None)
     raw = [sample.reward[key] if key and sample.reward is not None else sample.reward for sample in samples]
     if not samples:
@@ -69,5 +98,6 @@ def post_process_rewards(args: Any, samples: list[Any]) -> tuple[list[Any], list
             f"{raw[first[i]]} and {raw[i]}: best-of-N selects whole rollouts, so give each of them the same reward"
         )
     once, unit = np.unique(first, return_inverse=True)
-    advantages = estimator(torch.from_numpy(rewards[once]), [groups[i] for i in once])
+    prompts = None if estimator.memory is None else [prompt_digest(samples[i].prompt) for i in once]
+    advantages = estimator(torch.from_numpy(rewards[once]), [groups[i] for i in once], prompts=prompts)
     return raw, advantages[torch.from_numpy(unit)].tolist()

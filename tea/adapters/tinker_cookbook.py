@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.adapters.core import GroupAdvantages, group_advantages
-from tea.adapters.framework import import_framework
-from tea.adapters.groups import Singletons
+from tea.adapters.core import GroupAdvantages, group_advantages, without_memory
+from tea.adapters.framework import import_framework, warn_if_untested
 
 __all__ = ["TinkerAdvantages", "install", "make_tinker_estimator"]
 
@@ -44,19 +43,19 @@ class TinkerAdvantages:
         return list(advantages.float().split(sizes.tolist()))
 
 
-def make_tinker_estimator(
-    name: str = "tea", *, normalize_advantages: bool | None = None, singletons: Singletons = "error", **options: Any
-) -> TinkerAdvantages:
+def make_tinker_estimator(name: str = "tea", **options: Any) -> TinkerAdvantages:
     """``compute_advantages`` for a training loop of one's own.
 
-    Arguments as for :func:`tea.adapters.core.group_advantages`. A rollout strategy that tolerates errors may leave a
-    group with one trajectory: then ``singletons="zero"``.
+    Arguments as for :func:`tea.adapters.core.group_advantages`. The advantages' size is the estimator's: choose the
+    learning rate for it, or set ``normalize_advantages=True`` (not with streaming minibatches of few groups). A
+    rollout strategy that tolerates errors may leave a group with one trajectory: then ``singletons="zero"``.
+    ``reward_memory`` is refused: tinker-cookbook calls the function to print parts of a group too.
 
-    Checked by ``tests/adapters/test_tinker_cookbook.py``.
+    Checked by ``tests/adapters/test_tinker_cookbook.py`` and, on tinker-cookbook itself,
+    ``tests/adapters/frameworks/check_tinker_cookbook.py``.
     """
-    return TinkerAdvantages(
-        group_advantages(name, normalize_advantages=normalize_advantages, singletons=singletons, **options)
-    )
+    why = "tinker-cookbook also calls this for parts of groups that it prints, which would be remembered twice"
+    return TinkerAdvantages(without_memory(group_advantages(name, **options), why))
 
 
 def install(name: str = "tea", **options: Any) -> TinkerAdvantages:
@@ -69,6 +68,7 @@ def install(name: str = "tea", **options: Any) -> TinkerAdvantages:
     """
     function = make_tinker_estimator(name, **options)
     train = import_framework("tinker-cookbook", "tinker_cookbook.rl.train")
+    warn_if_untested("tinker-cookbook")
     if not hasattr(train, "compute_advantages"):
         raise ImportError(
             "tinker_cookbook.rl.train no longer has compute_advantages; call make_tinker_estimator(...) in a loop of "

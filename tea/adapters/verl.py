@@ -8,6 +8,8 @@ Relies on (verl-project/verl, v0.9.1):
 - ``verl/trainer/ppo/ray_trainer.py``, ``compute_advantage``: calls them by keyword, ``index`` being
   ``non_tensor_batch["uid"]``, an object array, and ``config`` the ``algorithm`` section;
 - ``verl/trainer/ppo/padding_utils.py``: the batch is filled up with rows of another uid and an empty response mask;
+- ``verl/__init__.py``: loads the entry points of the group ``verl.plugins`` in every process, and the modules that
+  ``VERL_USE_EXTERNAL_MODULES`` names;
 - ``verl/trainer/ppo/v1/utils.py``: only "grpo" is called with one row per session. With agent loops of several
   outputs every row counts as a rollout here;
 - ``verl/trainer/ppo/v1/trainer_base.py``, ``_step_once``: rows are balanced over workers by length before, so that
@@ -22,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.adapters.core import GroupAdvantages, group_advantages
-from tea.adapters.framework import import_framework
-from tea.adapters.groups import Singletons, any_in_group
+from tea.adapters.core import GroupAdvantages, group_advantages, without_memory
+from tea.adapters.framework import import_framework, warn_if_untested
+from tea.adapters.groups import any_in_group
 
 __all__ = ["VerlAdvantages", "make_verl_estimator", "register"]
 
@@ -59,33 +61,33 @@ class VerlAdvantages:
         return advantages, advantages
 
 
-def make_verl_estimator(
-    name: str = "tea", *, normalize_advantages: bool | None = None, singletons: Singletons = "error", **options: Any
-) -> VerlAdvantages:
+def make_verl_estimator(name: str = "tea", **options: Any) -> VerlAdvantages:
     """An advantage function for verl.
+
+    verl uses the advantages as they are, so their size is the estimator's: choose the learning rate for it, or set
+    ``normalize_advantages=True``, see :class:`tea.adapters.core.GroupAdvantages`.
 
     Args:
         name: One of ``tea.list_estimators()``.
-        normalize_advantages: Divide by the root mean square over the batch. None: unless the estimator has a step
-            size of its own.
-        singletons: "error" refuses groups of one rollout, "zero" gives them advantage 0.
-        options: Of the estimator, such as ``target_n``, ``tail_fraction``, ``k``.
+        options: Of the estimator, such as ``target_n``, ``tail_fraction``, ``k``, and those of
+            :func:`tea.adapters.core.group_advantages`. ``reward_memory`` is refused: verl gives a prompt a new uid
+            whenever it comes back.
 
     Returns:
         ``(token_level_rewards, response_mask, index, config) -> (advantages, returns)``. It pickles.
 
-    Checked by ``tests/adapters/test_verl.py``.
+    Checked by ``tests/adapters/test_verl.py`` and, on verl itself, ``tests/adapters/frameworks/check_verl.py``.
     """
-    return VerlAdvantages(
-        group_advantages(name, normalize_advantages=normalize_advantages, singletons=singletons, **options)
-    )
+    why = "verl gives a prompt a new uid whenever it comes back"
+    return VerlAdvantages(without_memory(group_advantages(name, **options), why))
 
 
 def register(name: str = "tea", *, register_as: str | None = None, **options: Any) -> VerlAdvantages:
     """Make the estimator known to verl, for ``algorithm.adv_estimator=<name>``.
 
-    To be called in the process that runs the trainer (with Ray, inside the task). ``tea.adapters.verl_plugin`` does
-    it without code.
+    "tea" needs no call: installing this package registers it in every process that imports verl
+    (:mod:`tea.adapters.verl_plugin`), and ``+algorithm.tea.estimator=ladder`` and so on choose its options. A call
+    counts for its own process only, and with Ray that is not the one that trains.
 
     Args:
         name, options: As for :func:`make_verl_estimator`.
@@ -93,9 +95,13 @@ def register(name: str = "tea", *, register_as: str | None = None, **options: An
 
     Raises:
         ImportError: Without verl.
-        ValueError: If verl knows another estimator under that name.
+        ValueError: If verl knows an estimator of somebody else under that name. One of ours is replaced.
     """
     function = make_verl_estimator(name, **options)
     core_algos = import_framework("verl", "verl.trainer.ppo.core_algos")
-    core_algos.register_adv_est(register_as or name)(function)
+    warn_if_untested("verl")
+    name_in_verl = register_as or name
+    if isinstance(core_algos.ADV_ESTIMATOR_REGISTRY.get(name_in_verl), VerlAdvantages):
+        del core_algos.ADV_ESTIMATOR_REGISTRY[name_in_verl]
+    core_algos.register_adv_est(name_in_verl)(function)
     return function

@@ -10,8 +10,8 @@ import tea
 DEFAULTS = {"target_n": 128, "scale": "group"}
 
 
-def grouped_advantages(rewards, ids, name="tea", normalize=None, **options):
-    """One advantage per rollout, as a list: every group on its own, then one RMS over the batch."""
+def grouped_advantages(rewards, ids, name="tea", normalize=False, **options):
+    """One advantage per rollout, as a list: every group on its own, then, if asked for, one RMS over the batch."""
     spec = tea.get_estimator_spec(name)
     defaults = {k: v for k, v in {**DEFAULTS, "monotone": spec.monotone_in_training}.items() if k in spec.parameters}
     estimator = tea.get_estimator(name, **{**defaults, **options})
@@ -25,7 +25,7 @@ def grouped_advantages(rewards, ids, name="tea", normalize=None, **options):
         alone = torch.tensor([[rewards[i] for i in group]], dtype=torch.float64)
         for i, value in zip(group, estimator(alone)[0].tolist(), strict=True):
             result[i] = value
-    if normalize if normalize is not None else not spec.own_scale:
+    if normalize:
         counted = [a for a, r in zip(result, rewards, strict=True) if not math.isnan(r)]
         rms = math.sqrt(sum(a * a for a in counted) / len(counted))
         result = [a / rms if rms > 0 else 0.0 for a in result]

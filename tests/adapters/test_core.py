@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 
 import tea
 from tea.adapters.core import GroupAdvantages, group_advantages
-from tea.adapters.framework import import_framework
+from tea.adapters.framework import UntestedVersionWarning, import_framework, warn_if_untested
 from tests.adapters.reference import grouped_advantages, shuffled_groups
 
 ESTIMATORS = {
@@ -55,17 +56,56 @@ def test_order_of_the_groups_does_not_matter_but_order_within_does():
     assert (backwards - advantages).abs().max() > 0.01  # Prefix-TEA depends on the sampling order
 
 
-def test_defaults_are_the_trainers():
+@pytest.mark.parametrize("sizes", [[8] * 5, [4, 8, 5, 8, 6, 12]])
+def test_normalized_over_the_batch_if_asked_for(sizes):
+    rewards, ids = shuffled_groups(1, sizes, missing=0.1)
+    advantages = group_advantages("tea", target_n=64, normalize_advantages=True)(rewards, ids)
+    expected = grouped_advantages(rewards.tolist(), ids, "tea", normalize=True, target_n=64)
+    torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+    assert advantages[~rewards.isnan()].square().mean().item() == pytest.approx(1.0)
+
+
+def test_defaults():
     rewards = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     ids = [i for i in range(4) for _ in range(8)]
-    tea_default = tea.normalize_advantages(tea.tea_advantages(rewards, 128, monotone=True, scale="group"))
-    torch.testing.assert_close(group_advantages()(rewards.flatten(), ids).view(4, 8), tea_default)
-    assert group_advantages()(rewards.flatten(), ids).square().mean().item() == pytest.approx(1.0, rel=1e-5)
-    # GRPO keeps its own step size.
+    expected = tea.tea_advantages(rewards, 128, monotone=True, scale="group")
+    assert torch.equal(group_advantages()(rewards.flatten(), ids).view(4, 8), expected)
+    # A batch that is nearly saturated has nearly no advantages: nothing scales them up again.
+    saturated = torch.where(torch.arange(8) < 7, 1.0, 0.0).expand(4, 8)
+    ours = group_advantages("pass_at_n", scale="none")(saturated.flatten(), ids)
+    assert 0 < ours.abs().max() < 1e-6
     grpo = group_advantages("grpo")(rewards.flatten(), ids).view(4, 8)
     assert torch.equal(grpo, tea.grpo_advantages(rewards))
-    free = group_advantages("tea", target_n=64, normalize_advantages=False, scale="none", monotone=False)
+    free = group_advantages("tea", target_n=64, scale="none", monotone=False)
     torch.testing.assert_close(free(rewards.flatten(), ids).view(4, 8), tea.tea_advantages(rewards, 64))
+
+
+def test_reward_memory():
+    """Two visits of the same prompts, in another order: the second is computed from the rewards of both."""
+    estimator = group_advantages("max_at_k", k=10, scale="none", reward_memory=8)
+    memory = tea.RewardMemory(8)
+    plain = tea.get_estimator("max_at_k", k=10, scale="none", monotone=False)
+    for seed in range(3):
+        rewards, ids = shuffled_groups(seed, [8, 5, 7])
+        advantages = estimator(rewards, [hash((seed, i)) for i in ids], prompts=ids)
+        names = sorted(set(ids))
+        padded = torch.full((3, 8), torch.nan, dtype=torch.float64)
+        places = {}
+        for i, name in enumerate(ids):
+            row = names.index(name)
+            column = sum(1 for j in range(i) if ids[j] == name)
+            padded[row, column], places[i] = rewards[i], (row, column)
+        expected = tea.advantages_with_memory(plain, padded, memory.recall(names).double(), mask=~padded.isnan())
+        memory.update(names, padded)
+        expected = torch.stack([expected[places[i]] for i in range(len(ids))])
+        torch.testing.assert_close(advantages, expected)
+    assert len(estimator.memory) == 3
+    with pytest.raises(ValueError, match="reward_memory needs to know each rollout's prompt"):
+        estimator(rewards, ids)
+    with pytest.raises(ValueError, match="'grpo' has no use for remembered rewards"):
+        group_advantages("grpo", reward_memory=8)
+    with pytest.raises(ValueError, match="reward_memory must be an integer >= 0"):
+        group_advantages("tea", reward_memory=-1)
 
 
 def test_invalid_rows_influence_nothing():
@@ -128,7 +168,7 @@ def test_bad_input():
         group_advantages("tea", target=3)
     with pytest.raises(TypeError, match="needs k"):
         group_advantages("max_at_k")
-    with pytest.raises(ValueError, match="normalize_advantages must be True, False or None, got 'yes'"):
+    with pytest.raises(ValueError, match="normalize_advantages must be True or False, got 'yes'"):
         group_advantages("tea", normalize_advantages="yes")
     with pytest.raises(ValueError, match="singletons must be"):
         group_advantages("tea", singletons="skip")
@@ -138,8 +178,9 @@ def test_config():
     base = group_advantages("tea", target_n=64, singletons="zero")
     assert base.configured(None) is base
     assert base.configured({"gamma": 1.0}) is base
-    merged = base.configured({"tea": {"tail_fraction": 0.5, "normalize_advantages": False}})
-    assert merged == GroupAdvantages("tea", {"target_n": 64, "tail_fraction": 0.5}, False, "zero")
+    merged = base.configured({"tea": {"tail_fraction": 0.5, "normalize_advantages": True}})
+    assert merged == GroupAdvantages("tea", {"target_n": 64, "tail_fraction": 0.5}, True, "zero")
+    assert base.configured({"tea": {"normalize_advantages": True, "tail_fraction": 0.5}}) is merged  # so is its memory
     # Another estimator starts from its own defaults; attributes serve as well as keys.
     other = base.configured(SimpleNamespace(tea={"estimator": "ladder", "rungs": (2, 8)}))
     assert other == GroupAdvantages("ladder", {"rungs": [2, 8]})
@@ -158,6 +199,26 @@ def test_travels_between_processes():
         assert torch.equal(copied(rewards, ids), estimator(rewards, ids))
 
 
+@pytest.mark.parametrize(
+    ("installed", "warns"),
+    [("0.9.1", False), ("0.9.7", False), ("0.9.0.dev1", True), ("0.10.0", True), ("1.0", True), ("0.7.1", True)],
+)
+def test_version_outside_the_tested_range(monkeypatch, installed, warns):
+    monkeypatch.setattr("importlib.metadata.version", lambda package: installed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_untested("verl", ("0.9.1", "0.9.1"))
+    assert [w.category for w in caught] == [UntestedVersionWarning] * warns
+    if warns:
+        assert f"verl {installed} is installed, tea was tested with 0.9.1" in str(caught[0].message)
+
+
+def test_no_version_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_untested("no-such-distribution", ("1.0", "2.0"))
+
+
 def test_missing_framework():
     with pytest.raises(ImportError, match=r"this needs nothing, which cannot be imported \(no_such_framework"):
         import_framework("nothing", "no_such_framework.trainer", "no_such_framework.old")
@@ -166,7 +227,8 @@ def test_missing_framework():
 def test_adapters_import_without_their_frameworks():
     root = Path(__file__).parents[2]
     modules = [f"tea.adapters.{p.stem}" for p in (root / "tea" / "adapters").glob("*.py") if p.stem != "verl_plugin"]
-    frameworks = ["verl", "nemo_rl", "skyrl", "slime", "rllm", "tinker_cookbook", "ray", "trl", "transformers"]
+    frameworks = ["verl", "nemo_rl", "skyrl", "slime", "rllm", "tinker_cookbook", "tunix", "rlinf", "trinity"]
+    frameworks += ["ray", "jax", "trl", "transformers"]
     code = f"import sys, {', '.join(modules)}; print(sorted(set({frameworks}) & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout.strip() == "[]"

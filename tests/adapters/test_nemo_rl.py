@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import tea
 from tea.adapters.nemo_rl import NeMoAdvantageEstimator, install, make_nemo_estimator
 from tests.adapters import standin
 from tests.adapters.reference import grouped_advantages, shuffled_groups
@@ -90,6 +91,40 @@ def test_invalid_rows_influence_nothing():
         grouped_advantages([rewards[i].item() for i in kept], [ids[i] for i in kept], target_n=64), dtype=torch.float64
     )
     torch.testing.assert_close(advantages, expected[:, None].expand(18, 2))
+
+
+def test_a_group_with_one_valid_row():
+    """Not a group of one: it does not stop the run, and what is left of it has nothing to be compared with."""
+    rewards, ids = shuffled_groups(3, [6, 6, 4])
+    valid = torch.ones(len(ids))
+    valid[[i for i, key in enumerate(ids) if key == "prompt-002"][1:]] = 0
+    estimator = make_nemo_estimator("tea", target_n=64)
+    mask = torch.ones(len(ids), 3)
+    advantages = estimator.compute_advantage(prompt_tokens(ids), rewards, mask, valid_mask=valid)[:, 0]
+    alone = torch.tensor([key == "prompt-002" for key in ids])
+    assert (advantages[alone] == 0).all()
+    kept = [i for i in range(len(ids)) if not alone[i]]
+    expected = grouped_advantages(rewards[kept].tolist(), [ids[i] for i in kept], target_n=64)
+    torch.testing.assert_close(advantages[kept], torch.tensor(expected, dtype=torch.float64))
+    with pytest.raises(ValueError, match="groups have a single rollout"):  # ids that are wrong still are
+        estimator.compute_advantage(torch.arange(len(ids)), rewards, mask, valid_mask=valid)
+
+
+def test_memory_goes_by_the_prompt_whatever_its_padding():
+    options = {"k": 6, "scale": "none"}
+    estimator = NeMoAdvantageEstimator(
+        {"tea": {"estimator": "max_at_k", "reward_memory": 4, "pad_token_id": 0, **options}}
+    )
+    memory, plain = tea.RewardMemory(4), tea.get_estimator("max_at_k", **options)
+    for visit, padding in enumerate((0, 3, 1)):
+        rewards = torch.randn(2, 4, generator=torch.Generator().manual_seed(visit), dtype=torch.float64)
+        tokens = torch.nn.functional.pad(torch.tensor([[5, 6, 7], [5, 6, 8]]), (0, padding)).repeat_interleave(4, 0)
+        advantages = estimator.compute_advantage(tokens, rewards.flatten(), torch.ones(8, 2))[:, 0]
+        expected = tea.advantages_with_memory(plain, rewards, memory.recall([0, 1]).double())
+        memory.update([0, 1], rewards)
+        torch.testing.assert_close(advantages, expected.flatten())
+    with pytest.raises(ValueError, match="reward_memory needs pad_token_id"):
+        make_nemo_estimator("max_at_k", k=6, reward_memory=4)
 
 
 def test_bad_input():

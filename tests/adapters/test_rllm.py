@@ -1,19 +1,35 @@
-"""On a stand-in for rllm.trainer.algorithms.advantage."""
+"""On a stand-in for rllm.trainer.algorithms.advantage; frameworks/check_rllm.py is on rLLM's own."""
 
+import enum
+import pickle
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+import tea
 from tea.adapters.rllm import make_rllm_estimator, register
 from tests.adapters import standin
 from tests.adapters.reference import grouped_advantages
 
 
+class Names(str, enum.Enum):
+    """rLLMAdvantageEstimator, as far as it matters."""
+
+    GRPO = "grpo"
+    OTHER = "other"
+
+
+def rllm_grpo(rewards, algorithm_config, **kwargs):
+    return [group - group.mean() for group in rewards], rewards
+
+
 @pytest.fixture(params=["rllm.trainer.algorithms.advantage", "rllm.experimental.common.advantage"])
 def advantage(request, monkeypatch):
-    registry = {}
+    registry = {Names.GRPO: rllm_grpo}
 
     def register_rllm_adv_estimator(name):
         def decorator(function):
@@ -68,8 +84,64 @@ def test_options_from_the_config():
 
 
 def test_names(advantage):
-    register("ladder", register_as="other")
-    assert set(advantage.RLLM_ADV_ESTIMATOR_REGISTRY) == {"other"}
+    registry = advantage.RLLM_ADV_ESTIMATOR_REGISTRY
+    assert register("ladder", register_as="mine") == "mine"
+    # What rllm.algorithm.adv_estimator is looked up as when rLLM does not know the name.
+    assert registry["mine"] is registry[Names.OTHER]
+    with pytest.raises(ValueError, match="rLLM has an estimator 'grpo' of its own"):
+        register("grpo")
+    registry["other"] = print  # somebody else's
+    register("tea")
+    assert registry["other"] is print
+
+
+def test_the_name_registers_where_it_arrives(advantage):
+    name = register("tea", target_n=64)
+    travelling = pickle.dumps({"solver": name})
+    function = advantage.RLLM_ADV_ESTIMATOR_REGISTRY["tea"]
+    advantage.RLLM_ADV_ESTIMATOR_REGISTRY.clear()  # another process
+    arrived = pickle.loads(travelling)
+    assert arrived == {"solver": "tea"}
+    assert advantage.RLLM_ADV_ESTIMATOR_REGISTRY[arrived["solver"]] == function
+
+
+def test_roles_that_get_grpo_are_told(advantage):
+    name = register("tea")
+    grpo = advantage.RLLM_ADV_ESTIMATOR_REGISTRY[Names.GRPO]
+    config = SimpleNamespace(estimator_map={"solver": name})
+    trajectory_groups = [SimpleNamespace(group_role="judge")] * 2
+    with pytest.warns(UserWarning, match="the trajectories named 'judge' are trained with rLLM's 'grpo'.*'solver'"):
+        by_group, _ = grpo(rewards=groups(0, [3, 4]), algorithm_config=config, traj_groups=trajectory_groups)
+    np.testing.assert_allclose(np.concatenate(by_group), np.concatenate(rllm_grpo(groups(0, [3, 4]), None)[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough, and a role that was given grpo knows
+        grpo(rewards=groups(0, [3, 4]), algorithm_config=config, traj_groups=trajectory_groups)
+        config.estimator_map["critic"] = "grpo"
+        grpo(rewards=groups(0, [3]), algorithm_config=config, traj_groups=[SimpleNamespace(group_role="critic")])
+
+
+@pytest.mark.parametrize("options", [{"normalize_advantages": True}, {"scale": "batch"}])
+def test_one_prompt_at_a_time_is_no_batch(options):
+    function = make_rllm_estimator("tea", **options)
+    function(groups(0, [8, 8]))
+    with pytest.raises(ValueError, match="handed over a single prompt's group, and there is no batch to scale by"):
+        function(groups(0, [8]))
+
+
+def test_memory_goes_by_the_task():
+    function = make_rllm_estimator("max_at_k", k=6, scale="none", reward_memory=4)
+    memory, estimator = tea.RewardMemory(4), tea.get_estimator("max_at_k", k=6, scale="none")
+    tasks = [{"question": "1 + 1"}, {"question": "2 + 2"}]
+    for visit, order in enumerate(([0, 1], [1, 0])):
+        rewards = np.random.default_rng(visit).normal(size=(2, 4))
+        trajectory_groups = [SimpleNamespace(trajectories=[SimpleNamespace(task=tasks[i])] * 4) for i in order]
+        by_group, _ = function([rewards[i] for i in order], traj_groups=trajectory_groups)
+        expected = tea.advantages_with_memory(estimator, torch.tensor(rewards), memory.recall([0, 1]).double())
+        memory.update([0, 1], torch.tensor(rewards))
+        np.testing.assert_allclose(np.stack(by_group), expected[order].numpy(), atol=1e-9)
+    trajectory_groups[0].trajectories[0].task = None
+    with pytest.raises(ValueError, match="reward_memory goes by the task of a trajectory, and some have none"):
+        function(list(rewards), traj_groups=trajectory_groups)
 
 
 def test_bad_input():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import tea
 from tea.adapters.skyrl import make_skyrl_estimator, register
 from tests.adapters import standin
 from tests.adapters.reference import grouped_advantages, shuffled_groups
@@ -125,3 +126,18 @@ def test_bad_input():
         make_skyrl_estimator()(rewards, torch.ones(4, 3), ["a"] * 3)
     with pytest.raises(ValueError, match=r"got \(4, 3\) and \(4, 2\)"):
         make_skyrl_estimator()(rewards, torch.ones(4, 2), ["a"] * 4)
+
+
+def test_memory_goes_by_the_uid():
+    """A uid is a row of the dataset; the padding rows of a batch are nobody's past."""
+    function = make_skyrl_estimator("max_at_k", k=6, scale="none", reward_memory=4)
+    memory, estimator = tea.RewardMemory(4), tea.get_estimator("max_at_k", k=6, scale="none")
+    for visit, order in enumerate(([0, 1], [1, 0], [0, 1])):
+        rewards = torch.randn(2, 4, generator=torch.Generator().manual_seed(visit), dtype=torch.float64)
+        flat = torch.cat((rewards[order].flatten(), torch.tensor([9.0], dtype=torch.float64)))
+        uids = [str(i) for i in order for _ in range(4)] + ["pad0"]
+        advantages, _ = function(flat[:, None], torch.ones(9, 1), uids)
+        expected = tea.advantages_with_memory(estimator, rewards, memory.recall([0, 1]).double())
+        memory.update([0, 1], rewards)
+        torch.testing.assert_close(advantages[:8, 0], expected[order].flatten())
+    assert len(function.estimator.memory) == 2

@@ -1,12 +1,15 @@
 """slime's hook on stand-ins for its Sample and args; the hook needs nothing of slime's."""
 
 import inspect
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+import tea
 from tea.adapters.slime import post_process_rewards
 from tests.adapters.reference import grouped_advantages, shuffled_groups
 
@@ -19,6 +22,7 @@ class Sample:
     index: int | None = None
     rollout_id: int | None = None
     reward: Any = None
+    prompt: Any = ""
 
 
 ARGS = {"reward_key": None, "n_samples_per_prompt": 8, "advantage_estimator": "grpo"}
@@ -43,7 +47,7 @@ def test_contract(sizes):
     assert list(inspect.signature(post_process_rewards).parameters) == ["args", "samples"]
     raw, advantages = post_process_rewards(type("Args", (), {})(), [Sample(index=0, reward=0.5), Sample(reward=1.5)])
     assert raw == [0.5, 1.5]
-    assert advantages == pytest.approx([-1.0, 1.0])
+    assert advantages == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-3)
 
 
 def test_options_and_reward_key():
@@ -98,3 +102,38 @@ def test_bad_input():
         post_process_rewards(args, [Sample(7, reward=0.0), Sample(7, reward=float("inf"))])
     with pytest.raises(TypeError, match="has no option 'targetn'"):
         post_process_rewards(SimpleNamespace(tea={"targetn": 3}), [Sample(7, reward=0.0), Sample(7, reward=1.0)])
+
+
+def test_whitening_on_top_is_warned_of():
+    rewards, ids = shuffled_groups(0, [4, 4])
+    samples = samples_of(rewards.tolist(), ids)
+    with pytest.warns(UserWarning, match="--normalize-advantages whitens the advantages on top"):
+        post_process_rewards(SimpleNamespace(**ARGS, normalize_advantages=True), samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        post_process_rewards(SimpleNamespace(**ARGS, normalize_advantages=False), samples)
+
+
+@pytest.mark.parametrize("estimator", ["ppo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
+def test_estimators_that_make_something_else_of_the_rewards(estimator):
+    with pytest.raises(ValueError, match=f"--advantage-estimator {estimator} computes advantages of its own"):
+        post_process_rewards(SimpleNamespace(**{**ARGS, "advantage_estimator": estimator}), [])
+
+
+def test_memory_goes_by_the_prompt():
+    """The second visit of the prompts, in another order and with other group indices, sees the first."""
+    args = SimpleNamespace(**ARGS, tea={"estimator": "max_at_k", "k": 6, "reward_memory": 4, "scale": "none"})
+    memory, estimator = tea.RewardMemory(4), tea.get_estimator("max_at_k", k=6, scale="none")
+    prompts = ["the first", [{"role": "user", "content": "the second"}]]
+    for visit, order in enumerate(([0, 1], [1, 0], [0, 1])):
+        rewards = torch.randn(2, 4, generator=torch.Generator().manual_seed(visit), dtype=torch.float64)
+        samples = [
+            Sample(index=i, group_index=100 * visit + order.index(p), reward=rewards[p, i].item(), prompt=prompts[p])
+            for i in range(4)
+            for p in order
+        ]
+        _, advantages = post_process_rewards(args, samples)
+        expected = tea.advantages_with_memory(estimator, rewards, memory.recall([0, 1]).double())
+        memory.update([0, 1], rewards)
+        expected = [expected[p, i].item() for i in range(4) for p in order]
+        assert advantages == pytest.approx(expected, abs=1e-9)

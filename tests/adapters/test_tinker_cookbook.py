@@ -68,3 +68,8 @@ def test_install_fails_clearly(train, monkeypatch):
     monkeypatch.delitem(sys.modules, "tinker_cookbook.rl")
     with pytest.raises(ImportError, match="this needs tinker-cookbook, which cannot be imported"):
         install()
+
+
+def test_a_memory_is_refused():
+    with pytest.raises(ValueError, match=r"cannot work here.*parts of groups that it prints"):
+        make_tinker_estimator("tea", reward_memory=8)

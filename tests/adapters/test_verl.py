@@ -5,6 +5,7 @@ import pickle
 import sys
 import types
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,13 +123,30 @@ def test_plugin(core_algos):
     assert core_algos.ADV_ESTIMATOR_REGISTRY["tea"] == make_verl_estimator("tea")
 
 
-def test_registering_twice(core_algos):
+def test_registering_again(core_algos):
     register("tea", target_n=64)
-    register("tea", target_n=64)  # the same: verl lets it pass
-    with pytest.raises(ValueError, match="already been registered"):
-        register("tea", target_n=32)
+    again = register("tea", target_n=32)  # the plugin has registered "tea" by then: ours gives way to ours
+    assert core_algos.ADV_ESTIMATOR_REGISTRY["tea"] is again
     with pytest.raises(ValueError, match="already been registered"):
         register("grpo")
+
+
+def test_entry_point(core_algos):
+    """Loaded by verl in every process, which hides what it raises."""
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    assert '[project.entry-points."verl.plugins"]\ntea = "tea.adapters.verl_plugin"\n' in pyproject.read_text()
+    core_algos.ADV_ESTIMATOR_REGISTRY["tea"] = print  # somebody else's
+    sys.modules.pop("tea.adapters.verl_plugin", None)
+    with (
+        pytest.warns(UserWarning, match="tea could not register its advantage estimator with verl.*already been"),
+        pytest.raises(ValueError, match="already been registered"),
+    ):
+        importlib.import_module("tea.adapters.verl_plugin")
+
+
+def test_a_memory_is_refused():
+    with pytest.raises(ValueError, match=r"reward_memory=8 cannot work here.*a new uid whenever it comes back"):
+        make_verl_estimator("tea", reward_memory=8)
 
 
 def test_pickles():
