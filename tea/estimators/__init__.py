@@ -23,13 +23,7 @@ from tea.estimators.binary import check_prior, pass_at_n_advantages, passk_binar
 from tea.estimators.empirical_bayes import eb_bon_advantages
 from tea.estimators.families import check_tail
 from tea.estimators.functional import functional_advantages
-from tea.estimators.group import (
-    check_scale,
-    check_tail_fraction,
-    check_target_n,
-    monotone_projection,
-    normalize_advantages,
-)
+from tea.estimators.group import check_scale, check_tail_fraction, check_target_n, normalize_advantages
 from tea.estimators.ladder import ladder_advantages
 from tea.estimators.memory import RewardMemory, advantages_with_memory
 from tea.estimators.normal import expected_max_normal
@@ -43,6 +37,7 @@ from tea.estimators.order import (
     tail_rl_advantages,
 )
 from tea.estimators.prefix import check_order, check_prefix_sizes, check_shrinkage, prefix_tea_advantages
+from tea.estimators.projection import monotone_projection
 from tea.estimators.schedule import scheduled_target_n
 from tea.estimators.tail import TailStatistics, tail_statistics, tea_advantages
 

@@ -7,18 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from tea.estimators.group import (
-    Group,
-    as_group,
-    by_count,
-    check_target_n,
-    constant,
-    finalize,
-    group_mean,
-    scatter_sorted,
-    sort_groups,
-    where,
-)
+from tea.estimators.constants import constant
+from tea.estimators.group import Group, as_group, by_count, check_target_n, finalize, group_mean
+from tea.estimators.tensors import scatter_sorted, sort_groups, where
 
 
 def grpo_advantages(

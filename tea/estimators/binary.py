@@ -10,18 +10,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from tea.estimators.group import (
-    Group,
-    Table,
-    as_group,
-    by_count,
-    check_target_n,
-    constant,
-    finalize,
-    values_are_readable,
-    where,
-)
+from tea.estimators.constants import Table, constant
+from tea.estimators.group import Group, as_group, by_count, check_target_n, finalize
 from tea.estimators.order import check_k, log_binomial
+from tea.estimators.tensors import values_are_readable, where
 
 # What prior="fit" chooses among: means and concentrations a + b of the Beta distribution.
 PRIOR_MEANS = (

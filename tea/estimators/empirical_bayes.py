@@ -14,21 +14,9 @@ import torch
 from torch import Tensor
 
 from tea.estimators.binary import grid_evidence_table, grid_weight_table, outcomes
-from tea.estimators.group import (
-    Group,
-    Table,
-    as_group,
-    check_target_n,
-    constant,
-    finalize,
-    group_mean,
-    power_of_two_below,
-    reward_std,
-    scatter_sorted,
-    sort_groups,
-    values_are_readable,
-    where,
-)
+from tea.estimators.constants import Table, constant
+from tea.estimators.group import Group, as_group, check_target_n, finalize, group_mean, reward_std
+from tea.estimators.tensors import power_of_two_below, scatter_sorted, sort_groups, values_are_readable, where
 
 MAX_LEVELS = 256
 LIMIT = 2.0  # standard errors that shrinkage may move a mean by

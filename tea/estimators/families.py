@@ -24,8 +24,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from tea.estimators.group import Group, by_count, constant, largest, reward_std, tail_count, where
+from tea.estimators.constants import constant
+from tea.estimators.group import Group, by_count, reward_std, tail_count
 from tea.estimators.normal import expected_max_normal, tail_slope
+from tea.estimators.tensors import largest, where
 
 FAMILIES = ("gaussian", "exponential", "gpd", "auto")
 

@@ -12,16 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tea.estimators.group import (
-    as_group,
-    check_tail_fraction,
-    check_target_n,
-    constant,
-    finalize,
-    power_of_two_below,
-    values_are_readable,
-)
+from tea.estimators.constants import constant
+from tea.estimators.group import as_group, check_tail_fraction, check_target_n, finalize
 from tea.estimators.normal import tail_slope
+from tea.estimators.tensors import power_of_two_below, values_are_readable
 
 Functional = Callable[[Tensor, Tensor], Tensor]
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.estimators.group import Group, as_group, group_mean, values_are_readable, where
+from tea.estimators.group import Group, as_group, group_mean
+from tea.estimators.tensors import values_are_readable, where
 
 Key = str | int
 

@@ -17,18 +17,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from tea.estimators.constants import Table, constant
 from tea.estimators.families import BANK_SIZE, combine
-from tea.estimators.group import (
-    Table,
-    as_group,
-    by_count,
-    constant,
-    finalize,
-    largest,
-    scatter_sorted,
-    sort_groups,
-    warn_if_binary,
-)
+from tea.estimators.group import as_group, by_count, finalize, warn_if_binary
+from tea.estimators.tensors import largest, scatter_sorted, sort_groups
 
 
 def log_binomial(n: int, k: int) -> float:

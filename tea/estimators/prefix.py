@@ -11,25 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tea.estimators.constants import constant
 from tea.estimators.families import BANK_SIZE, check_tail, combine, slope_bank
 from tea.estimators.group import (
     as_group,
     by_count,
     check_tail_fraction,
     check_target_n,
-    constant,
     finalize,
+    tail_count,
+    warn_if_binary,
+)
+from tea.estimators.normal import truncated_normal_constants
+from tea.estimators.tail import tail_shaped_reward
+from tea.estimators.tensors import (
     in_blocks,
     power_of_two_below,
     scatter_sorted,
     sort_groups,
-    tail_count,
     values_are_readable,
-    warn_if_binary,
     where,
 )
-from tea.estimators.normal import truncated_normal_constants
-from tea.estimators.tail import tail_shaped_reward
 
 DEFAULT_SHRINKAGE = 2.0
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from tea.estimators.constants import constant
 from tea.estimators.families import (
     AUTO_FRACTIONS,
     BANK_SIZE,
@@ -21,14 +22,11 @@ from tea.estimators.group import (
     by_count,
     check_tail_fraction,
     check_target_n,
-    constant,
     finalize,
-    largest,
-    power_of_two_below,
     tail_count,
     warn_if_binary,
-    where,
 )
+from tea.estimators.tensors import largest, power_of_two_below, where
 
 
 def _tail_table(m: int, target_n: float, tail_fraction: float) -> list[list[float]]:

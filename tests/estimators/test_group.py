@@ -9,7 +9,8 @@ from scipy import optimize
 from trl.trainer.utils import nanstd
 
 import tea
-from tea.estimators.group import as_group, power_of_two_below, reward_std
+from tea.estimators.group import as_group, reward_std
+from tea.estimators.tensors import power_of_two_below
 from tests.reference import estimators as reference
 
 F64 = torch.float64
