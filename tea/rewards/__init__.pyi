@@ -9,6 +9,9 @@ from .gym import gym_tasks as gym_tasks
 from .load import load_reward as load_reward
 from .model import RewardModel as RewardModel
 from .remote import RemoteReward as RemoteReward
+from .sandbox import PythonTests as PythonTests
+from .sandbox import SandboxLimits as SandboxLimits
+from .sandbox import run_python as run_python
 from .servers import OpenRLHFReward as OpenRLHFReward
 from .servers import SGLangReward as SGLangReward
 from .servers import VLLMReward as VLLMReward

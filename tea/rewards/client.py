@@ -30,11 +30,11 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 10.0  # seconds between two tries of a request
 
 
-class RewardServerError(RuntimeError):
+class RewardServerError(ValueError):
     """A reward server answered, and its answer cannot be used: asking again would not help."""
 
 
-class RewardServerGone(RuntimeError):
+class RewardServerGone(ConnectionError):
     """No reward server has answered for `patience` seconds. Training stops with a checkpoint and exit code 2."""
 
 

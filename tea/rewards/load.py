@@ -52,6 +52,10 @@ def load_reward(spec: str, **model_options: Any) -> RewardFunction:
 
         urls, options = _split_server(spec, target)
         return RemoteReward(urls, **_server_options(spec, RemoteReward, options), name=name or "remote_reward")
+    if target == "python_tests" or target.startswith("python_tests:"):
+        from tea.rewards.sandbox import PythonTests
+
+        return _named(PythonTests(target.partition(":")[2] or "tests"), name)
     if target == "reasoning_gym" or target.startswith("reasoning_gym:"):
         from tea.rewards.gym import GymReward
 
