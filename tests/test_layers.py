@@ -20,6 +20,17 @@ ALLOWED = {
     "cli": {"estimators", "bestofn", "rewards", "rollouts", "report", "trainers", "demo"},
 }
 
+# What else a room may import; rooms that are not listed have their own reasons.
+LIBRARIES = {
+    "estimators": {"torch", "numpy", "scipy"},
+    "bestofn": {"numpy", "scipy"},
+    "report": {"numpy", "matplotlib", "jinja2"},
+    "cli": {"typer", "rich"},
+}
+PURE = {"estimators", "bestofn"}  # numbers in, numbers out
+FILES = {"os", "io", "pathlib", "json", "csv", "shutil", "tempfile", "subprocess"}
+EXCEPTIONS = {("bestofn", "group_size.py"): {"torch"}}  # it tries the estimators out
+
 
 def imports(path):
     """Every module that the file imports, wherever in it, as dotted names."""
@@ -46,6 +57,17 @@ def test_no_upward_import(path):
             assert target == layer or target in ALLOWED[layer], f"{layer} must not import {name}"
         else:
             assert target in ("__version__", "_lazy"), f"{layer} must not import {name} from the top level"
+
+
+@pytest.mark.parametrize("room", sorted(LIBRARIES))
+def test_a_room_keeps_to_its_trade(room):
+    for path in (ROOT / "tea" / room).rglob("*.py"):
+        outside = {name.split(".")[0] for name in imports(path)} - {"tea"}
+        libraries = outside - sys.stdlib_module_names
+        assert libraries <= LIBRARIES[room] | EXCEPTIONS.get((room, path.name), set()), path
+        assert room not in PURE or not outside & FILES, path
+        if room == "bestofn" and path.name != "group_size.py":
+            assert not any(name.startswith("tea.estimators") for name in imports(path)), path
 
 
 def test_every_package_has_a_layer():
