@@ -1,4 +1,4 @@
-"""Completions with transformers."""
+"""Completions with transformers: one pass over each prompt where the model's cache allows, `generate` elsewhere."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from tea.rewards.model import default_device, weights_fingerprint
 from tea.rollouts.base import Completion, Prompt, SamplingConfig, encode_prompt
+from tea.rollouts.shared import sample_shared, why_not_shared
 
 
 class TransformersGenerator:
-    """Samples with transformers' `generate`.
+    """Samples with transformers, each prompt run through the model once for all of its samples.
+
+    Models whose state is more than keys and values (and encoder-decoder ones) sample with `generate`, which repeats
+    the prompt for every sample.
 
     Args:
         model: model id, local path, or a loaded model.
         tokenizer: loaded from `model`'s path by default.
         adapter: LoRA (peft) adapter to put on the model, id or path.
-        max_batch_tokens: bound on (rows) x (prompt + max_completion_length) of one generate call, which bounds its
+        max_batch_tokens: bound on (rows) x (prompt + max_completion_length) sampled side by side, which bounds the
             key-value cache. Completions depend on it (it decides what shares a batch), so it belongs to the run.
         device: default CUDA if present (for one of several processes, its own), for a loaded model where it is.
         dtype: weights' dtype when loading, "auto" for the checkpoint's own.
@@ -67,6 +71,7 @@ class TransformersGenerator:
         if ends is None:
             ends = tokenizer.eos_token_id
         self.end_ids: list[int] = [] if ends is None else ([ends] if isinstance(ends, int) else list(ends))
+        self.shares_prompts = why_not_shared(loaded, self._generation_config(SamplingConfig())) is None
 
     def describe(self) -> dict[str, Any]:
         """Model, adapter, dtype, a fingerprint of the weights, and the batch bound."""
@@ -77,6 +82,7 @@ class TransformersGenerator:
             "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "weights": weights_fingerprint(self.model),
             "max_batch_tokens": self.max_batch_tokens,
+            "shares_prompts": self.shares_prompts,
         }
 
     def encode(self, prompt: Prompt, config: SamplingConfig) -> list[int]:
@@ -97,7 +103,7 @@ class TransformersGenerator:
                 f"the longest prompt ({longest - config.max_completion_length} tokens) and max_completion_length="
                 f"{config.max_completion_length} need {longest} positions, {self.source!r} has {limit}"
             )
-        rows = [prompt for prompt in prompts for _ in range(config.num_samples)]
+        n = config.num_samples
         batch_size = max(1, self.max_batch_tokens // longest)
         settings = self._generation_config(config)
         completions: list[Completion] = []
@@ -105,14 +111,19 @@ class TransformersGenerator:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             try:
-                for start in range(0, len(rows), batch_size):
-                    completions += self._generate_batch(rows[start : start + batch_size], settings)
+                if self.shares_prompts:
+                    completions = self._completions(
+                        sample_shared(self.model, prompts, [n] * len(prompts), settings, batch_size)
+                    )
+                else:
+                    rows = [prompt for prompt in prompts for _ in range(n)]
+                    for start in range(0, len(rows), batch_size):
+                        completions += self._generate_batch(rows[start : start + batch_size], settings)
             except torch.OutOfMemoryError as error:
                 raise RuntimeError(
                     f"out of memory generating {batch_size} rows of up to {longest} tokens: lower max_batch_tokens "
                     f"(now {self.max_batch_tokens}) and start a new output directory"
                 ) from error
-        n = config.num_samples
         return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     @torch.no_grad()
@@ -128,14 +139,12 @@ class TransformersGenerator:
             input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
         )[:, width:].cpu()
         ended = torch.isin(output, torch.tensor(self.end_ids, dtype=torch.long))
-        finished = ended.any(dim=1)
-        lengths = torch.where(finished, ended.int().argmax(dim=1) + 1, output.shape[1])
-        kept = [row[:length].tolist() for row, length in zip(output, lengths.tolist(), strict=True)]
-        texts = self.tokenizer.batch_decode(kept, skip_special_tokens=True)
-        return [
-            Completion(text, length, done)
-            for text, length, done in zip(texts, lengths.tolist(), finished.tolist(), strict=True)
-        ]
+        lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, output.shape[1])
+        return self._completions([row[:length] for row, length in zip(output.tolist(), lengths.tolist(), strict=True)])
+
+    def _completions(self, ids: list[list[int]]) -> list[Completion]:
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [Completion(text, len(row), row[-1] in self.end_ids) for text, row in zip(texts, ids, strict=True)]
 
     def _generation_config(self, config: SamplingConfig) -> GenerationConfig:
         # Everything that shapes the distribution is set here: a checkpoint's generation_config.json (top_k = 50, ...)

@@ -1,0 +1,217 @@
+"""Sampling that runs a prompt through the model once for all of its samples.
+
+`generate` of transformers gives every sample a row of its own from the first token on: n samples of a prompt of L
+tokens cost n * L tokens of prefill. Here the prompt's key-value cache is computed once and repeated, so that they cost
+L, and rows that have ended leave the batch. The distribution is the same; the draws, for a given seed, are not.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+# The options of a GenerationConfig that `sample_shared` knows; any other that is set belongs to `generate`.
+_KNOWN = {
+    *("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "use_cache"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "transformers_version", "max_length", "disable_compile"),
+}
+# A batch is cut when so many of its rows have ended: cutting copies the cache.
+_COMPACT_BELOW = 0.75
+
+
+def why_not_shared(model: PreTrainedModel, settings: GenerationConfig) -> str | None:
+    """Why :func:`sample_shared` cannot sample from that model with these settings; None if it can."""
+    config = model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder model"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        return f"its layers ({', '.join(sorted(kinds))}) keep another state than keys and values"
+    parameters = inspect.signature(model.forward).parameters
+    if "past_key_values" not in parameters or "position_ids" not in parameters:
+        return f"{type(model).__name__}.forward takes no past_key_values or no position_ids"
+    default = GenerationConfig().to_dict()
+    other = [
+        name
+        for name, value in settings.to_dict().items()
+        if name not in _KNOWN and not name.startswith("_") and value is not None and value != default.get(name)
+    ]
+    return f"the generation settings {', '.join(sorted(other))} are not known to it" if other else None
+
+
+@torch.no_grad()
+def sample_shared(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    settings: GenerationConfig,
+    max_rows: int,
+) -> list[list[int]]:
+    """Sample ``counts[p]`` completions of every prompt, with one pass over each prompt.
+
+    Args:
+        model: A decoder-only model with a key-value cache, in eval mode. See :func:`why_not_shared`.
+        prompts: Token ids.
+        counts: Completions of each.
+        settings: ``max_new_tokens``, ``eos_token_id``, ``pad_token_id``, ``do_sample``, ``temperature``, ``top_k``,
+            ``top_p``, ``min_p``, ``repetition_penalty``.
+        max_rows: Most completions that are made side by side: bounds the cache.
+
+    Returns:
+        Token ids of the completions, the end token included: prompt by prompt. A function of the arguments and of
+        torch's random state.
+
+    Raises:
+        ValueError: ``max_rows`` < 1, or a count < 1.
+    """
+    if max_rows < 1 or any(count < 1 for count in counts):
+        raise ValueError(f"max_rows and counts must be at least 1, got {max_rows} and {list(counts)}")
+    completions: list[list[int]] = []
+    batch: list[int] = []
+    rows = 0
+    for p, count in enumerate(counts):
+        if batch and rows + count > max_rows:
+            completions += _sample_batch(model, [prompts[i] for i in batch], [counts[i] for i in batch], settings)
+            batch, rows = [], 0
+        if count > max_rows:
+            completions += _sample_batch(model, [prompts[p]], [count], settings, max_rows)
+        else:
+            batch.append(p)
+            rows += count
+    if batch:
+        completions += _sample_batch(model, [prompts[i] for i in batch], [counts[i] for i in batch], settings)
+    return completions
+
+
+def _sample_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    settings: GenerationConfig,
+    max_rows: int | None = None,
+) -> list[list[int]]:
+    """All completions of some prompts; those of a single one in several goes if they are more than ``max_rows``."""
+    device = model.device
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), settings.pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):  # on the left, so that every completion starts in the same column
+        ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[i, width - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    cache = DynamicCache(config=model.config)
+    logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+    if max_rows is None:
+        owner = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
+        return _decode(model, ids, mask, cache, logits, owner, settings)
+    completions: list[list[int]] = []
+    for start in range(0, counts[0], max_rows):
+        owner = torch.zeros(min(max_rows, counts[0] - start), dtype=torch.long, device=device)
+        completions += _decode(model, ids, mask, _copy(cache), logits, owner, settings)
+    return completions
+
+
+def _decode(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    cache: DynamicCache,
+    logits: Tensor,
+    owner: Tensor,
+    settings: GenerationConfig,
+) -> list[list[int]]:
+    """Complete the prompts in the cache; ``owner`` (rows,) says which prompt each completion is of."""
+    device = ids.device
+    cache.batch_select_indices(owner)
+    logits, mask = logits[owner], mask[owner]
+    context = None
+    if settings.repetition_penalty not in (None, 1.0):
+        # Padding is not part of the prompt: a repeated last token in its place penalises nothing else.
+        context = torch.where(mask == 1, ids[owner], ids[owner, -1:])
+    positions = mask.sum(1, keepdim=True) - 1
+    process = _processors(settings)
+    ends = settings.eos_token_id
+    end_ids = torch.tensor([] if ends is None else ends, dtype=torch.long, device=device).flatten()
+    limit = settings.max_new_tokens
+    assert limit is not None
+    output = torch.full((len(owner), limit), settings.pad_token_id, dtype=torch.long, device=device)
+    lengths = torch.full((len(owner),), limit, dtype=torch.long, device=device)
+    row = torch.arange(len(owner), device=device)  # of each row of the batch in the output
+    alive = torch.ones(len(owner), dtype=torch.bool, device=device)
+    for step in range(limit):
+        scores = process(context, logits.float())
+        token = torch.multinomial(scores.softmax(-1), 1) if settings.do_sample else scores.argmax(-1, keepdim=True)
+        output[row, step] = torch.where(alive, token[:, 0], settings.pad_token_id)
+        ended = alive & torch.isin(token[:, 0], end_ids)
+        lengths[row] = torch.where(ended, step + 1, lengths[row])
+        alive = alive & ~ended
+        left = int(alive.sum())
+        if left == 0 or step + 1 == limit:
+            break
+        if context is not None:
+            context = torch.cat([context, token], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = positions + 1
+        if left <= _COMPACT_BELOW * len(alive):
+            keep = alive.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            token, mask, positions, row, alive = token[keep], mask[keep], positions[keep], row[keep], alive[keep]
+            context = context[keep] if context is not None else None
+        logits = _forward(model, token, mask, positions, cache)
+    return [kept[:length] for kept, length in zip(output.tolist(), lengths.tolist(), strict=True)]
+
+
+def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits (rows, vocabulary) after the last token; the cache grows by the tokens."""
+    inputs: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
+    output = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
+    )
+    return output.logits[:, -1]
+
+
+def _parameters(model: PreTrainedModel) -> set[str]:
+    # A peft model passes everything on.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return set(inspect.signature(inner.forward).parameters)
+
+
+def _copy(cache: DynamicCache) -> DynamicCache:
+    """Another cache with the same (shared) tensors: selecting rows replaces tensors, and never writes into them."""
+    import copy
+
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+def _processors(settings: GenerationConfig) -> LogitsProcessorList:
+    """In the order in which `generate` applies them."""
+    processors = LogitsProcessorList()
+    if settings.repetition_penalty not in (None, 1.0):
+        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.do_sample:
+        if settings.temperature not in (None, 1.0):
+            processors.append(TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            processors.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p is not None and settings.top_p < 1:
+            processors.append(TopPLogitsWarper(settings.top_p))
+        if settings.min_p:
+            processors.append(MinPLogitsWarper(settings.min_p))
+    return processors
