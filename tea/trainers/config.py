@@ -15,15 +15,28 @@ from tea.estimators.group import check_tail_fraction, check_target_n
 from tea.estimators.memory import check_memory_size, check_uses_memory
 from tea.estimators.schedule import check_schedule
 
+_NORMALIZATIONS = {True: "batch", False: "none", "true": "batch", "false": "none"}
+
+
+def _normalization(value: Any) -> str | None:
+    if value is None:
+        return None
+    value = _NORMALIZATIONS.get(value.lower() if isinstance(value, str) else value, value)
+    if value not in ("running", "batch", "none"):
+        raise ValueError(f"normalize_advantages must be running, batch or none, got {value!r}")
+    return value
+
 
 @dataclass
 class TEAConfig(GRPOConfig):
     r"""[`~trl.GRPOConfig`] with the options of the advantage estimator. Validated on construction.
 
     TRL's own options keep their meaning. In particular ``scale_rewards`` divides the advantages by the reward
-    standard deviation of the "group" or the "batch", or by nothing ("none"). One default differs: unless any of
+    standard deviation of the "group" or the "batch", or by nothing ("none"). Two defaults differ. Unless any of
     ``gradient_accumulation_steps``, ``steps_per_generation`` and ``generation_batch_size`` is set, as many batches are
-    accumulated as hold whole groups of ``num_generations`` completions.
+    accumulated as hold whole groups of ``num_generations`` completions. And ``scale_rewards`` is "auto": TRL's "group"
+    for estimators that aim at the mean of one response (GRPO), "none" for those that aim at the best of several: there
+    a group's standard deviation says nothing about what it can still win.
 
     Args:
         advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
@@ -37,9 +50,11 @@ class TEAConfig(GRPOConfig):
             "auto".
         monotone: Make the advantages nondecreasing in the reward (isotonic projection). None: what is
             recommended for the estimator in training (on for those that extrapolate a tail).
-        normalize_advantages: Divide the advantages by their root mean square over the global generation batch, so
-            that the step size depends neither on N nor on the tail fraction. None: on, except for estimators that
-            come at a step size of their own (GRPO, RLOO).
+        normalize_advantages: What sets the size of a step, which otherwise depends on N and the tail fraction.
+            "running": the largest root mean square that the advantages have had, averaged over recent batches and
+            kept in the checkpoints; a batch of prompts that are all solved stays a small one. "batch" (or True): the
+            root mean square of each global generation batch. "none" (or False): nothing. None: "running", except for
+            estimators that come at a step size of their own (GRPO, RLOO) and for callables, which get "none".
         reward_memory: Number of rewards of its earlier visits that are kept of every prompt. The advantages of the
             current rollouts are then computed from their rewards and these, see `tea.advantages_with_memory`. Saved
             with every checkpoint, and unused in evaluation. 0: no memory.
@@ -78,11 +93,19 @@ class TEAConfig(GRPOConfig):
         default=None,
         metadata={"help": "Make advantages nondecreasing in the reward. Default: as recommended for the estimator."},
     )
-    normalize_advantages: bool | None = field(
+    scale_rewards: str = field(
+        default="auto",
+        metadata={
+            "help": "Divide advantages by the reward standard deviation of the group, of the batch, or by none. "
+            "auto: group for estimators that aim at the mean (TRL's default for GRPO), none for the others."
+        },
+    )
+    normalize_advantages: str | None = field(
         default=None,
         metadata={
-            "help": "Divide the advantages by their root mean square over the global generation batch. Default: on, "
-            "except for estimators with a step size of their own (grpo, rloo)."
+            "help": "Divide the advantages by their root mean square: running (over the run so far), batch (of each "
+            "generation batch) or none. Default: running, and none for estimators with a step size of their own "
+            "(grpo, rloo)."
         },
     )
     reward_memory: int = field(
@@ -144,6 +167,9 @@ class TEAConfig(GRPOConfig):
         check_target_n(self.target_n_start)
         check_schedule(self.target_n_schedule)
         check_memory_size("reward_memory", self.reward_memory, minimum=0)
+        self.normalize_advantages = _normalization(self.normalize_advantages)
+        if self.scale_rewards not in ("auto", "group", "batch", "none"):
+            raise ValueError(f"scale_rewards must be auto, group, batch or none, got {self.scale_rewards!r}")
         if isinstance(self.tail_fraction, str) and self.tail_fraction != "auto":
             # The command line passes numbers as strings.
             with contextlib.suppress(ValueError):
@@ -180,6 +206,12 @@ class TEAConfig(GRPOConfig):
                 "accumulated; change one of them, or leave out gradient_accumulation_steps"
             )
 
+    def scale_rewards_for(self, spec: EstimatorSpec | None) -> str:
+        """``scale_rewards``, "auto" resolved; None stands for a callable, whose advantages nothing scales."""
+        if self.scale_rewards != "auto":
+            return self.scale_rewards
+        return "group" if spec is not None and spec.own_scale else "none"
+
     def estimator_options(self, spec: EstimatorSpec) -> dict[str, Any]:
         """The options for that estimator.
 
@@ -201,7 +233,7 @@ class TEAConfig(GRPOConfig):
             "target_n": self.target_n,
             "tail_fraction": self.tail_fraction,
             "monotone": spec.monotone_in_training if self.monotone is None else self.monotone,
-            "scale": self.scale_rewards,
+            "scale": self.scale_rewards_for(spec),
         }
         for name, value in shared.items():
             if name in extra:

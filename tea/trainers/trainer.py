@@ -35,6 +35,7 @@ from tea.trainers.errors import UserError, told_to_user
 from tea.trainers.identity import task_key
 from tea.trainers.resumable import ResumableGRPOTrainer
 from tea.trainers.rewards import checked_rewards
+from tea.trainers.scale import RunningScale
 
 AdvantageEstimator = Callable[..., Tensor]
 
@@ -97,7 +98,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             generated. With `args.reward_memory` it is given (num_prompts, num_generations + reward_memory) rewards
             with NaN for those that do not exist yet, and a callable's advantages of the current rollouts are
             centred. Apart from that a callable's result is used as it is: `target_n`, `tail_fraction`, `monotone`
-            and `scale_rewards` are its own affair, and `normalize_advantages` is off unless set to True.
+            and `scale_rewards` are its own affair, and `normalize_advantages` is "none" unless set.
             Default: `args.advantage_estimator`, else "grpo".
 
     Raises:
@@ -137,6 +138,9 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         super().__init__(model, checked_rewards(reward_funcs, **options), args, *other_args, **kwargs)
         if args is None:
             self._prepare_estimator(self.args, advantage_estimator)
+        self.scale_rewards = self._resolved_scale_rewards  # TRL does not know "auto"
+        if self._normalize == "running":
+            self.extra_state.add("advantage_scale", self._scale)
         self._key_columns: tuple[str, ...] | None = None  # all
         if self.reward_memory is not None:
             self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
@@ -181,10 +185,10 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             else:
                 bound = options.estimator_options(spec)
             self.advantage_estimator: AdvantageEstimator = get_estimator(chosen, **bound)
-            normalize = not spec.own_scale
+            normalize = "none" if spec.own_scale else "running"
         elif callable(chosen):
             self.advantage_estimator = chosen
-            normalize = False
+            normalize = "none"
         else:
             raise TypeError(f"advantage_estimator must be a name or a callable, got {type(chosen)}")
         remembered = options.reward_memory if options is not None else 0
@@ -194,6 +198,10 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self._most_rewards = args.num_generations + remembered  # that the estimator has to do with
         configured_normalize = options.normalize_advantages if options is not None else None
         self._normalize = normalize if configured_normalize is None else configured_normalize
+        self._scale = RunningScale()
+        self._resolved_scale_rewards = (
+            options.scale_rewards_for(spec if isinstance(chosen, str) else None) if options else args.scale_rewards
+        )
         self._pass_mask = _accepts_mask(self.advantage_estimator)
         self._target_n = options.target_n if options is not None else TEAConfig.target_n
         fraction = options.tail_fraction if options is not None else None
@@ -296,7 +304,16 @@ class AdvantageTrainer(ResumableGRPOTrainer):
                 f"advantage estimator {self.estimator_name!r} returned NaN or infinity for the rewards "
                 f"{rewards[prompt].tolist()}"
             )
-        return normalize_advantages(advantages, valid) if self._normalize else advantages
+        return advantages
+
+    def _normalized(self, advantages: Tensor, valid: Tensor, mode: str) -> Tensor:
+        if self._normalize == "none":
+            return advantages
+        if self._normalize == "batch":
+            return normalize_advantages(advantages, valid)
+        if mode == "train":
+            self._scale.update(advantages, valid)
+        return advantages / self._scale.scale(advantages.device)
 
     # --- The hook into TRL: `tests/trainers/test_hook.py` says what moved when a new TRL breaks it. ---
 
@@ -335,6 +352,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             advantages = self._advantages_of(rewards, history.to(rewards.device))
             memory.update(keys, rewards)
             self._metrics[mode]["tea/memory_rewards"].append((~history.isnan()).sum(1).float().mean().item())
+        advantages = self._normalized(advantages, ~torch.isnan(rewards), mode)
         self._metrics[mode]["tea/advantage_time"].append(time.perf_counter() - start)
         self._log_tail(mode, rewards, advantages)
         if self._schedule != "constant":

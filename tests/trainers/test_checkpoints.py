@@ -98,7 +98,7 @@ def test_a_checkpoint_lists_all_that_is_in_it(build, tmp_path):
             "name": "grpo",
             "scale": "group",
             "monotone": False,
-            "normalize_advantages": False,
+            "normalize_advantages": "none",
             "target_n_schedule": "constant",
             "target_n_start": 4,
         }

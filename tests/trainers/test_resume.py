@@ -150,7 +150,7 @@ def test_another_estimator_model_or_data(build, interrupted, tmp_path, tokenizer
     for changes, message in [
         ({"k": 2}, r"estimator\.k is 2, in the checkpoint 4\."),
         ({"advantage_estimator": "tea", "k": None}, r"estimator\.name is 'tea', in the checkpoint 'max_at_k'"),
-        ({"normalize_advantages": False}, r"estimator\.normalize_advantages is False, in the checkpoint True"),
+        ({"normalize_advantages": "none"}, r"estimator\.normalize_advantages is 'none', in the checkpoint 'running'"),
     ]:
         with pytest.raises(CheckpointError, match=f"checkpoint-2 is of another run: {message}"):
             build(AdvantageTrainer, **{**options, **changes}).train(resume_from_checkpoint=interrupted)

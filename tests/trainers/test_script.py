@@ -136,7 +136,7 @@ def test_two_processes_share_the_advantages(config_path, tmp_path, model_path):
         "trainer = main(*parse())\n"
         "import tea\n"
         "rewards = torch.tensor(list(trainer._logs['rewards'].values())[0]).view(-1, 4)\n"
-        "expected = tea.normalize_advantages(tea.ladder_advantages(rewards, 32, (2, 4), scale='group'))\n"
+        "expected = tea.normalize_advantages(tea.ladder_advantages(rewards, 32, (2, 4)))\n"
         "logged = torch.tensor(list(trainer._logs['advantages'])).view(-1, 4)\n"
         "torch.testing.assert_close(logged, expected)\n"
         "buffered = torch.cat([b['advantages'] for b in trainer._buffered_inputs])\n"
@@ -146,7 +146,7 @@ def test_two_processes_share_the_advantages(config_path, tmp_path, model_path):
         # In one write, so that the other process cannot print in between.
         "print(f'rank {rank} of {trainer.accelerator.num_processes} agrees\\n', end='')\n"
     )
-    config = config_path(per_device_train_batch_size=4, logging_steps=5)
+    config = config_path(per_device_train_batch_size=4, logging_steps=5, normalize_advantages="batch")
     result = run(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         str(script), "--config", config, OMP_NUM_THREADS="1",
@@ -178,7 +178,7 @@ def test_two_processes_have_one_memory(config_path, tmp_path):
         "    rewards = self.gathered.flatten()\n"
         "    assert len(inputs) == 2 and len(rewards) == 4\n"
         "    union = torch.cat([rewards, *past.get(prompt, [])])[None]\n"
-        "    raw = tea.max_at_k_advantages(union, min(8, union.numel()), scale='group')[:, :4]\n"
+        "    raw = tea.max_at_k_advantages(union, min(8, union.numel()))[:, :4]\n"
         "    expected = tea.normalize_advantages(raw - raw.mean())[0]\n"
         "    rank = self.accelerator.process_index\n"
         "    mine = output['advantages']\n"
@@ -200,6 +200,7 @@ def test_two_processes_have_one_memory(config_path, tmp_path):
         rungs=None,
         k=8,
         reward_memory=4,
+        normalize_advantages="batch",
         per_device_train_batch_size=2,
         max_steps=11,
         save_steps=11,
