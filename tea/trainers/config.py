@@ -32,11 +32,12 @@ class TEAConfig(GRPOConfig):
     r"""[`~trl.GRPOConfig`] with the options of the advantage estimator. Validated on construction.
 
     TRL's own options keep their meaning. In particular ``scale_rewards`` divides the advantages by the reward
-    standard deviation of the "group" or the "batch", or by nothing ("none"). Two defaults differ. Unless any of
+    standard deviation of the "group" or the "batch", or by nothing ("none"). Three defaults differ, the last two for
+    estimators that aim at the best of several. Unless any of
     ``gradient_accumulation_steps``, ``steps_per_generation`` and ``generation_batch_size`` is set, as many batches are
-    accumulated as hold whole groups of ``num_generations`` completions. And ``scale_rewards`` is "auto": TRL's "group"
-    for estimators that aim at the mean of one response (GRPO), "none" for those that aim at the best of several: there
-    a group's standard deviation says nothing about what it can still win.
+    accumulated as hold whole groups of ``num_generations`` completions. ``scale_rewards`` is "auto": TRL's "group" for
+    estimators that aim at the mean of one response (GRPO), else "none": a group's standard deviation says nothing about
+    what it can still win. And ``max_grad_norm`` (below).
 
     Args:
         advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
@@ -55,6 +56,10 @@ class TEAConfig(GRPOConfig):
             kept in the checkpoints; a batch of prompts that are all solved stays a small one. "batch" (or True): the
             root mean square of each global generation batch. "none" (or False): nothing. None: "running", except for
             estimators that come at a step size of their own (GRPO, RLOO) and for callables, which get "none".
+        max_grad_norm: Norm that gradients are clipped to. None: TRL's 1.0 for estimators that aim at the mean of one
+            response, practically none (1e6, the norm is still logged) for those that aim at the best of several:
+            clipped to one norm, a batch of solved prompts counts as much as one with something to win. Adam bounds
+            the step of a rare large gradient by itself; with another optimizer set a norm.
         reward_memory: Number of rewards of its earlier visits that are kept of every prompt. The advantages of the
             current rollouts are then computed from their rewards and these, see `tea.advantages_with_memory`. Saved
             with every checkpoint, and unused in evaluation. 0: no memory.
@@ -106,6 +111,13 @@ class TEAConfig(GRPOConfig):
             "help": "Divide the advantages by their root mean square: running (over the run so far), batch (of each "
             "generation batch) or none. Default: running, and none for estimators with a step size of their own "
             "(grpo, rloo)."
+        },
+    )
+    max_grad_norm: float | None = field(
+        default=None,
+        metadata={
+            "help": "Norm that gradients are clipped to. Default: 1.0 for estimators that aim at the mean (as TRL), "
+            "1e6 (none, but logged) for the others, of whose batches few have something to win."
         },
     )
     reward_memory: int = field(

@@ -202,6 +202,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self._resolved_scale_rewards = (
             options.scale_rewards_for(spec if isinstance(chosen, str) else None) if options else args.scale_rewards
         )
+        if args.max_grad_norm is None:
+            args.max_grad_norm = 1.0 if normalize == "none" else 1e6
         self._pass_mask = _accepts_mask(self.advantage_estimator)
         self._target_n = options.target_n if options is not None else TEAConfig.target_n
         fraction = options.tail_fraction if options is not None else None

@@ -51,6 +51,7 @@ def test_later_epochs_use_the_rewards_of_earlier_ones(build, reward):
         max_steps=16,
         reward_funcs=reward,
         scale_rewards="none",
+        normalize_advantages="batch",
         eval_strategy="steps",
         eval_steps=3,
         num_generations_eval=2,

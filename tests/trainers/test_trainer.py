@@ -28,14 +28,14 @@ def records(function):
     ("trainer_class", "function"),
     [(TEATrainer, tea.tea_advantages), (PrefixTEATrainer, tea.prefix_tea_advantages)],
 )
-def test_named_trainer_uses_its_estimator_scaled_and_normalized(build, trainer_class, function):
+def test_named_trainer_uses_its_estimator_normalized(build, trainer_class, function):
     trainer = build(trainer_class, max_steps=1, target_n=32, tail_fraction=0.5, reward_funcs=missing_reward)
     seen = []
     inner = trainer._calculate_rewards
     trainer._calculate_rewards = lambda *a, **k: seen.append(inner(*a, **k)) or seen[-1]
     trainer.train()
     rewards = seen[0].view(-1, 4)
-    raw = function(rewards, 32, 0.5, monotone=True, scale="group")
+    raw = function(rewards, 32, 0.5, monotone=True)
     valid = ~torch.isnan(rewards)
     expected = torch.where(valid, raw, 0.0) / (raw[valid] ** 2).mean().sqrt()
     assert valid.sum() < valid.numel()
