@@ -94,6 +94,8 @@ def peers(m: int, n: int) -> dict[str, Any]:
         "max_at_k, k=4": tea.get_estimator("max_at_k", k=4),
         "max_at_k, k=m/2": tea.get_estimator("max_at_k", k=m // 2),
         "max_at_k, k=m": tea.get_estimator("max_at_k", k=m),
+        "max_po, k=m/2": tea.get_estimator("max_po", k=m // 2),
+        "max_po, k=m-1": tea.get_estimator("max_po", k=m - 1),
         "order_stat, top 2 of m/2": tea.get_estimator("order_stat", rank_weights=[0.5, 0.5] + [0.0] * (m // 2 - 2)),
         "bon_max_mean": tea.get_estimator("bon_max_mean"),
         "bon_max_second": tea.get_estimator("bon_max_second"),
@@ -119,6 +121,8 @@ def ours(m: int, n: int) -> dict[str, Any]:
 
 
 FREE_OF_N = {
+    "max_po, k=m/2",
+    "max_po, k=m-1",
     "grpo",
     "dr_grpo",
     "rloo",

@@ -46,6 +46,7 @@ def functions() -> dict[str, Function]:
     """Everything that is timed. 0/1 estimators get the same rewards, thresholded beforehand."""
     options: dict[str, dict[str, Any]] = {
         "max_at_k": {"k": 4},
+        "max_po": {"k": 4},
         "passk_binary": {"k": 4},
         "order_stat": {"rank_weights": (0.5, 0.5, 0.0, 0.0)},
     }
@@ -99,7 +100,7 @@ def loops(m: int) -> dict[str, Callable[[list[float]], list[float]]]:
 
 def make_rewards(name: str, prompts: int, m: int, device: str) -> Tensor:
     rewards = torch.randn(prompts, m, generator=torch.Generator().manual_seed(0))
-    return (rewards > 0.5).float().to(device) if name in ("pass_at_n", "passk_binary") else rewards.to(device)
+    return (rewards > 0.5).float().to(device) if name in ("pass_at_n", "passk_binary", "max_rl") else rewards.to(device)
 
 
 def seconds(function: Function, rewards: Tensor, repeats: int) -> float:

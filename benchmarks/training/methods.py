@@ -47,7 +47,8 @@ class Method:
         """A new function from (rewards (P, m), prompt index (P,)) to advantages (P, m), as the trainer gives them."""
         spec = get_estimator_spec(self.estimator)
         bound = dict(self.options(num_generations, target_n))
-        shared = {"target_n": target_n, "monotone": spec.monotone_in_training, "scale": "group"}
+        scale = spec.scale_in_training or "group"
+        shared = {"target_n": target_n, "monotone": spec.monotone_in_training, "scale": scale}
         bound = {**{key: value for key, value in shared.items() if key in spec.parameters}, **bound}
         estimator = get_estimator(self.estimator, **bound)
         normalize = not spec.own_scale if self.normalize is None else self.normalize
@@ -88,6 +89,8 @@ _MAIN = [
     Method("max_at_4", "max_at_k", lambda m, n: {"k": 4}),
     Method("max_at_m/2", "max_at_k", lambda m, n: {"k": m // 2}),
     Method("max_at_m", "max_at_k", lambda m, n: {"k": m}),
+    Method("max_po", "max_po", lambda m, n: {"k": m - 1}),
+    Method("max_rl", "max_rl", binary_only=True),
     Method("order_stat", "order_stat", _top),
     Method("bon_max_mean", "bon_max_mean"),
     Method("bon_max_second", "bon_max_second"),

@@ -62,7 +62,11 @@ class GroupAdvantages:
             raise ValueError(f"normalize_advantages must be True or False, got {self.normalize_advantages!r}")
         check_memory_size("reward_memory", self.reward_memory, minimum=0)
         spec = get_estimator_spec(self.name)
-        defaults = {"target_n": DEFAULT_TARGET_N, "scale": "group", "monotone": spec.monotone_in_training}
+        defaults = {
+            "target_n": DEFAULT_TARGET_N,
+            "scale": spec.scale_in_training or "group",
+            "monotone": spec.monotone_in_training,
+        }
         defaults = {option: value for option, value in defaults.items() if option in spec.parameters}
         object.__setattr__(self, "estimator", get_estimator(self.name, **{**defaults, **self.options}))
         if self.reward_memory > 0:

@@ -16,6 +16,7 @@ from tea.estimators.baselines import (
     check_beta,
     dr_grpo_advantages,
     grpo_advantages,
+    max_rl_advantages,
     rloo_advantages,
     rs_grpo_advantages,
 )
@@ -25,6 +26,7 @@ from tea.estimators.families import check_tail
 from tea.estimators.functional import functional_advantages
 from tea.estimators.group import check_scale, check_tail_fraction, check_target_n, normalize_advantages
 from tea.estimators.ladder import ladder_advantages
+from tea.estimators.max_po import max_po_advantages
 from tea.estimators.memory import RewardMemory, advantages_with_memory
 from tea.estimators.normal import expected_max_normal
 from tea.estimators.order import (
@@ -32,6 +34,7 @@ from tea.estimators.order import (
     check_k,
     check_rank_weights,
     check_rungs,
+    check_size,
     max_at_k_advantages,
     order_stat_advantages,
     tail_rl_advantages,
@@ -60,6 +63,8 @@ __all__ = [
     "ladder_advantages",
     "list_estimators",
     "max_at_k_advantages",
+    "max_po_advantages",
+    "max_rl_advantages",
     "monotone_projection",
     "normalize_advantages",
     "order_stat_advantages",
@@ -88,6 +93,7 @@ class EstimatorSpec:
         own_scale: Whether it comes at a step size of its own that a trainer leaves alone (what aims at the mean
             of one response), rather than one that depends on N, k or alpha.
         monotone_in_training: Whether a trainer projects it by default.
+        scale_in_training: What a trainer divides by unless it is told ("none", "group", "batch"); None: as GRPO does.
         no_memory: Why remembered rewards (:class:`RewardMemory`) are no use to it; None: they are.
     """
 
@@ -98,6 +104,7 @@ class EstimatorSpec:
     gaussian_tail: bool = False
     own_scale: bool = False
     monotone_in_training: bool = False
+    scale_in_training: str | None = None
     no_memory: str | None = None
 
     @property
@@ -185,6 +192,21 @@ _REGISTRY: dict[str, EstimatorSpec] = {
             no_memory=_COMPARES_WITH_THE_MEAN,
         ),
         EstimatorSpec(
+            "max_rl",
+            max_rl_advantages,
+            "reward minus group mean, over group mean: maximum likelihood of a 0/1 reward",
+            "MaxRL, arXiv 2602.02710",
+            own_scale=True,
+            scale_in_training="none",
+            no_memory=_COMPARES_WITH_THE_MEAN,
+        ),
+        EstimatorSpec(
+            "max_po",
+            max_po_advantages,
+            "best of k < m, unbiased over all subsets and centred, by a leave-two-out baseline",
+            "MaxPO, arXiv 2606.06080",
+        ),
+        EstimatorSpec(
             "order_stat",
             order_stat_advantages,
             "any weighted sum of the ranked rewards of K < m samples, unbiased over all subsets",
@@ -241,6 +263,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "prefix_sizes": lambda sizes: check_prefix_sizes(sizes, 1),
     "prior": check_prior,
     "rank_weights": check_rank_weights,
+    "size": check_size,
     "beta": check_beta,
 }
 

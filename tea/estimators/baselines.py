@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tea.estimators.constants import constant
 from tea.estimators.group import Group, as_group, by_count, check_target_n, finalize, group_mean
-from tea.estimators.tensors import scatter_sorted, sort_groups, where
+from tea.estimators.tensors import scatter_sorted, sort_groups, values_are_readable, where
 
 
 def grpo_advantages(
@@ -94,6 +94,66 @@ def rloo_advantages(
     group = as_group(rewards, mask)
     count = group.count.to(group.rewards.dtype)
     raw = _deviation(group) * (count / (count - 1).clamp(min=1))
+    return finalize(raw, group, monotone=monotone, center=center, scale=scale)
+
+
+def check_nonnegative(rewards: Tensor, valid: Tensor) -> None:
+    """Raise ValueError, on the CPU in eager mode, if a valid reward is negative."""
+    if not values_are_readable(rewards):
+        return
+    negative = valid & (rewards < 0)
+    if negative.any():
+        prompt, rollout = negative.nonzero()[0].tolist()
+        raise ValueError(
+            f"rewards must not be negative for max_rl, which divides by their mean, got "
+            f"{rewards[prompt, rollout].item()} at prompt {prompt}, rollout {rollout} ({int(negative.sum())} in all); "
+            "shift them by a constant bound of yours, or use max_at_k or tea"
+        )
+
+
+def max_rl_advantages(
+    rewards: Tensor,
+    *,
+    mask: Tensor | None = None,
+    monotone: bool = False,
+    center: bool = True,
+    scale: str = "none",
+) -> Tensor:
+    r"""MaxRL: the reward minus the group mean, over the group mean.
+
+    .. math:: A_i = (R_i - \bar R) / \bar R
+
+    and zeros where no reward is positive. With 0/1 rewards it aims at :math:`\log p` truncated to order K,
+    :math:`-\sum_{k=1}^{K} (1 - p)^k / k`: at maximum likelihood as m grows, which gives a prompt weight
+    :math:`1 / p`. Uncentred, :math:`R_i / \bar R`, it is exactly unbiased for K = m; as the field uses it, for
+    K = m - 1, because a group without a success has no mean to subtract. Source: MaxRL, arXiv 2602.02710; the
+    authors add 1e-6 to the denominator. It does not change when all rewards are multiplied by a number, and is not
+    defined for negative ones.
+
+    Args:
+        rewards: (P, m) float, not negative, canonically 0 or 1; NaN marks a missing one.
+        mask: (P, m) bool, True where the rollout counts.
+        monotone: Project on nondecreasing functions of the reward (it is one already).
+        center: Subtract the group mean; off: the reward over the group mean.
+        scale: "none", or divide (once more) by the reward standard deviation + 1e-4 of the "group" or "batch".
+
+    Returns:
+        (P, m) advantages, float64 for float64 rewards, else float32.
+
+    Raises:
+        ValueError: If a reward is negative (checked on the CPU in eager mode; elsewhere the advantages of that group
+            come out as NaN), or on bad arguments as in :func:`tea.estimators.group.as_group`.
+        TypeError: As there.
+
+    Checked by ``tests/estimators/test_baselines.py``.
+    """
+    group = as_group(rewards, mask)
+    check_nonnegative(group.rewards, group.valid)
+    mean = group_mean(group.rewards, group)
+    # The deviation of a constant group is exactly 0.
+    raw = where(mean > 0, (_deviation(group) if center else group.rewards) / mean, 0.0)
+    if not values_are_readable(rewards):
+        raw = where((group.rewards < 0).any(1, keepdim=True), torch.nan, raw)
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tea.estimators.constants import Table, constant
 from tea.estimators.families import BANK_SIZE, combine
 from tea.estimators.group import as_group, by_count, finalize, warn_if_binary
+from tea.estimators.presets import parse_preset, preset_rank_weights
 from tea.estimators.tensors import largest, scatter_sorted, sort_groups
 
 
@@ -155,11 +156,13 @@ def check_rungs(rungs: Sequence[int] | None, num_generations: int | None = None)
         )
 
 
-def check_rank_weights(rank_weights: Sequence[float], num_generations: int | None = None) -> None:
-    """Raise ValueError unless ``rank_weights`` are finite numbers, at least one and fewer than the group has."""
+def check_rank_weights(rank_weights: Sequence[float] | str, num_generations: int | None = None) -> None:
+    """Raise ValueError unless ``rank_weights`` are a preset, or finite numbers and fewer than the group."""
+    if isinstance(rank_weights, str):
+        parse_preset(rank_weights)
+        return
     if (
         not isinstance(rank_weights, Sequence)
-        or isinstance(rank_weights, str)
         or len(rank_weights) < 1
         or not all(isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w) for w in rank_weights)
     ):
@@ -219,10 +222,17 @@ def _order_stat_table(m: int, rank_weights: tuple[float, ...]) -> list[list[floa
     return table
 
 
+def check_size(size: int | None) -> None:
+    """Raise ValueError unless ``size`` is an integer >= 1, or None."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"size must be an integer >= 1, got {size!r}")
+
+
 def order_stat_advantages(
     rewards: Tensor,
-    rank_weights: Sequence[float],
+    rank_weights: Sequence[float] | str,
     *,
+    size: int | None = None,
     mask: Tensor | None = None,
     monotone: bool = False,
     center: bool = True,
@@ -243,7 +253,9 @@ def order_stat_advantages(
         rewards: (P, m) float; higher is better; NaN marks a missing one.
         rank_weights: w_1 .. w_K, the weight of the best first, 1 <= K < m. ``(1, 0, 0, 0)`` is best-of-4,
             ``(0.5, 0.5, 0, 0)`` the mean of the upper half of 4. A prompt with K or fewer valid rollouts has no
-            subset without one of them, and gets zeros.
+            subset without one of them, and gets zeros. Or a name: "median", "quantile:0.9", "cvar:0.25", see
+            :func:`tea.estimators.presets.preset_rank_weights`.
+        size: K for a name, default m // 2: the larger, the sharper the quantile and the noisier the estimate.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
         center: Subtract the group mean.
@@ -257,7 +269,14 @@ def order_stat_advantages(
 
     Checked by ``tests/estimators/test_order.py``, against all subsets.
     """
-    check_rank_weights(rank_weights, rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim == 2 else None)
+    check_size(size)
+    check_rank_weights(rank_weights)
+    m = rewards.shape[-1] if isinstance(rewards, Tensor) and rewards.ndim == 2 else None
+    if isinstance(rank_weights, str):
+        rank_weights = preset_rank_weights(rank_weights, size or max((m or 2) // 2, 1))
+    elif size not in (None, len(rank_weights)):
+        raise ValueError(f"size is for a named preset; {len(rank_weights)} rank_weights are given, size={size}")
+    check_rank_weights(rank_weights, m)
     weights = tuple(float(w) for w in rank_weights)
     return spacing_advantages(
         rewards, _order_stat_table, weights, mask=mask, monotone=monotone, center=True, scale=scale

@@ -36,8 +36,8 @@ class TEAConfig(GRPOConfig):
     estimators that aim at the best of several. Unless any of
     ``gradient_accumulation_steps``, ``steps_per_generation`` and ``generation_batch_size`` is set, as many batches are
     accumulated as hold whole groups of ``num_generations`` completions. ``scale_rewards`` is "auto": TRL's "group" for
-    estimators that aim at the mean of one response (GRPO), else "none": a group's standard deviation says nothing about
-    what it can still win. And ``max_grad_norm`` (below).
+    estimators that aim at the mean of one response (GRPO), else, and for `max_rl`, "none": a group's standard deviation
+    says nothing about what it can still win. And ``max_grad_norm`` (below).
 
     Args:
         advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
@@ -222,7 +222,9 @@ class TEAConfig(GRPOConfig):
         """``scale_rewards``, "auto" resolved; None stands for a callable, whose advantages nothing scales."""
         if self.scale_rewards != "auto":
             return self.scale_rewards
-        return "group" if spec is not None and spec.own_scale else "none"
+        if spec is None or not spec.own_scale:
+            return "none"
+        return spec.scale_in_training or "group"
 
     def estimator_options(self, spec: EstimatorSpec) -> dict[str, Any]:
         """The options for that estimator.

@@ -181,7 +181,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             if options is None:
                 defaults = {"target_n": TEAConfig.target_n, "tail_fraction": TEAConfig.tail_fraction}
                 bound = {k: v for k, v in defaults.items() if k in spec.parameters}
-                bound |= {"monotone": spec.monotone_in_training, "scale": args.scale_rewards}
+                bound |= {"monotone": spec.monotone_in_training, "scale": spec.scale_in_training or args.scale_rewards}
             else:
                 bound = options.estimator_options(spec)
             self.advantage_estimator: AdvantageEstimator = get_estimator(chosen, **bound)

@@ -169,3 +169,40 @@ def test_tea_with_a_tail_of_two_is_bon_max_second_up_to_a_constant():
     peer = tea.bon_max_second_advantages(rewards)
     ratio = (raw / peer)[0, 0]
     torch.testing.assert_close(raw, ratio * peer, rtol=1e-10, atol=1e-12)
+
+
+# --- max_rl_advantages ---
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("center", [True, False])
+def test_max_rl_is_unbiased_for_the_truncated_log_likelihood(m, p, center):
+    """By enumeration of the number of successes: d/dp of -sum_{k<=K} (1-p)^k / k is sum_{k<K} (1-p)^k."""
+    expected = math.fsum((1 - p) ** k for k in range(m - 1 if center else m))
+    estimate = 0.0
+    for successes in range(m + 1):
+        rewards = torch.tensor([[1.0] * successes + [0.0] * (m - successes)], dtype=F64)
+        scores = torch.tensor([1 / p] * successes + [-1 / (1 - p)] * (m - successes), dtype=F64)
+        probability = math.comb(m, successes) * p**successes * (1 - p) ** (m - successes)
+        estimate += probability * (tea.max_rl_advantages(rewards, center=center)[0] * scores).mean().item()
+    assert estimate == pytest.approx(expected, rel=1e-12)
+
+
+def test_max_rl_of_graded_rewards_and_of_none():
+    rewards = torch.tensor([[0.0, 0.5, 1.0, 0.5], [0.0] * 4], dtype=F64)
+    assert tea.max_rl_advantages(rewards).tolist() == [[-1.0, 0.0, 1.0, 0.0], [0.0] * 4]
+
+
+def test_max_rl_refuses_negative_rewards(monkeypatch):
+    rewards = torch.tensor([[0.0, 1.0, -0.25], [1.0, 0.0, 0.0]])
+    with pytest.raises(
+        ValueError, match=r"must not be negative for max_rl.*got -0.25 at prompt 0, rollout 2 \(1 in all\)"
+    ):
+        tea.max_rl_advantages(rewards)
+    mask = torch.tensor([[True, True, False], [True] * 3])
+    assert torch.isfinite(tea.max_rl_advantages(rewards, mask=mask)).all()
+    monkeypatch.setattr("tea.estimators.baselines.values_are_readable", lambda tensor: False)
+    unseen = tea.max_rl_advantages(rewards)
+    assert unseen[0].isnan().all()
+    assert torch.isfinite(unseen[1]).all()

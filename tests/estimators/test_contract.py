@@ -21,8 +21,10 @@ F64 = torch.float64
 REQUIRED = {"target_n": 64, "k": 2, "rank_weights": (0.5, 0.3, 0.2)}
 # Needs 0/1 rewards.
 BINARY = {"pass_at_n", "passk_binary"}
+# Needs rewards that are not negative.
+NONNEGATIVE = {"max_rl"}
 # Depends on the size of the rewards: multiplying them does not multiply the advantages.
-NONLINEAR = {"rs_grpo"}
+NONLINEAR = {"rs_grpo", "max_rl"}
 # Keeps TRL's rounding error of the mean in a constant group, bit for bit.
 ROUNDED_MEAN = {"grpo"}
 # Depends on the order in which the rollouts were sampled.
@@ -30,7 +32,7 @@ ORDERED = {"prefix_tea"}
 # Learns from all prompts of the batch, whatever its options.
 POOLED = {"eb_bon"}
 # Smallest group.
-MINIMUM = {"prefix_tea": 4, "order_stat": 4}
+MINIMUM = {"prefix_tea": 4, "order_stat": 4, "max_po": 3}
 # Nondecreasing in the reward by the formula.
 MONOTONE = {spec.name for spec in tea.list_estimators()} - {"tea", "prefix_tea", "ladder", "cat_bon"}
 
@@ -72,6 +74,8 @@ for entry in tea.list_estimators():
         SPECS.append(Case(entry, {"tail_fraction": "auto"}))
     if "prior" in entry.parameters:
         SPECS.append(Case(entry, {"prior": "fit"}))
+    if "size" in entry.parameters:
+        SPECS += [Case(entry, {"rank_weights": name, "size": 3}) for name in ("median", "quantile:0.8", "cvar:0.5")]
     if "standardize" in entry.parameters:
         SPECS.append(Case(entry, {"standardize": False}))
 every_estimator = pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -98,10 +102,11 @@ def magnitude(spec, rewards, mask=None):
 
 
 def draw(spec, shape, seed=0, dtype=F64):
-    """Rewards that the estimator takes: normal, or 0/1."""
+    """Rewards that the estimator takes: normal, their absolute values, or 0/1."""
     if spec.name in BINARY:
         return torch.randint(0, 2, shape, generator=gen(seed)).to(dtype)
-    return torch.randn(shape, generator=gen(seed), dtype=F64).to(dtype)
+    normal = torch.randn(shape, generator=gen(seed), dtype=F64)
+    return (normal.abs() if spec.name in NONNEGATIVE else normal).to(dtype)
 
 
 def size(spec, m):
@@ -111,7 +116,7 @@ def size(spec, m):
 @every_estimator
 def test_the_tables_name_only_what_exists(spec):
     names = {s.name for s in SPECS}
-    assert BINARY | NONLINEAR | ROUNDED_MEAN | ORDERED | POOLED | set(MINIMUM) | MONOTONE <= names
+    assert BINARY | NONNEGATIVE | NONLINEAR | ROUNDED_MEAN | ORDERED | POOLED | set(MINIMUM) | MONOTONE <= names
     for name, parameter in spec.parameters.items():
         assert parameter.default is not parameter.empty or name in REQUIRED
 
@@ -207,6 +212,12 @@ def test_shift_invariance(spec, shift):
         with pytest.raises(ValueError, match="must be 0 or 1"):
             call(spec, draw(spec, (4, 8)) + shift)
         return
+    if spec.name in NONNEGATIVE:
+        rewards = draw(spec, (4, 8))
+        assert not torch.allclose(call(spec, rewards + abs(shift)), call(spec, rewards))
+        with pytest.raises(ValueError, match="must not be negative"):
+            call(spec, draw(spec, (4, 8)) - 3.0)
+        return
     rewards = draw(spec, (20, 8), seed=6)
     torch.testing.assert_close(call(spec, rewards + shift), call(spec, rewards), rtol=1e-7, atol=1e-8)
 
@@ -290,7 +301,7 @@ def test_monotone_by_formula_or_not(spec):
 @pytest.mark.parametrize("monotone", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_constant_group_gives_zeros(spec, value, monotone, dtype):
-    if spec.name in BINARY and value not in (0.0, 1.0):
+    if (spec.name in BINARY and value not in (0.0, 1.0)) or (spec.name in NONNEGATIVE and value < 0.0):
         return
     rewards = draw(spec, (3, 16), dtype=dtype)
     rewards[1] = value
@@ -435,6 +446,8 @@ def test_ten_thousand_adversarial_groups(spec, dtype):
         rewards = adversarial(num_prompts, m, generator).to(dtype)
         if spec.name in BINARY:
             rewards = torch.where(rewards.isnan(), math.nan, (rewards > 0).to(dtype))
+        if spec.name in NONNEGATIVE:
+            rewards = rewards.abs()
         # One batch standard deviation over rewards of 1e30 and 1e-30 is no use to anybody, but it is a number.
         for options in ({}, {"monotone": True}, {"scale": "group"}, {"scale": "batch"}, {"center": False}):
             advantages = call(spec, rewards, **options)
@@ -448,6 +461,7 @@ def test_ten_thousand_adversarial_groups(spec, dtype):
 @every_estimator
 def test_infinite_rewards_come_out_as_nan_where_looking_would_stall(spec, monkeypatch):
     """As on an accelerator: nobody looks, and an infinity must not pass for a number."""
+    import tea.estimators.baselines
     import tea.estimators.binary
     import tea.estimators.empirical_bayes
     import tea.estimators.group
@@ -457,7 +471,8 @@ def test_infinite_rewards_come_out_as_nan_where_looking_would_stall(spec, monkey
     rewards[1, 2] = math.inf
     with pytest.raises(ValueError, match=r"must be finite|0 or 1"):
         call(spec, rewards)
-    for module in (tea.estimators.group, tea.estimators.binary, tea.estimators.empirical_bayes):
+    modules = ("group", "binary", "baselines", "empirical_bayes")
+    for module in (getattr(tea.estimators, name) for name in modules):
         monkeypatch.setattr(module, "values_are_readable", lambda tensor: False)
     advantages = unscaled(spec, rewards)
     assert advantages[1].isnan().all()
@@ -484,6 +499,6 @@ def test_gpu_is_cpu_without_a_sync(spec):
 @every_estimator
 def test_bound_estimator_can_be_copied(spec):
     required = {n: REQUIRED[n] for n, p in spec.parameters.items() if p.default is p.empty}
-    estimator = copy.deepcopy(tea.get_estimator(spec.name, **required, **spec.options))
+    estimator = copy.deepcopy(tea.get_estimator(spec.name, **(required | spec.options)))
     rewards = draw(spec, (3, 8))
     assert torch.equal(estimator(rewards), call(spec, rewards))

@@ -19,6 +19,7 @@ NAMES = [spec.name for spec in SPECS]
 def test_ours_and_the_peers_are_there():
     assert {"tea", "prefix_tea", "ladder", "pass_at_n", "max_at_k", "grpo", "rloo"} <= set(NAMES)
     peers = {"dr_grpo", "order_stat", "bon_max_mean", "bon_max_second", "cat_bon", "rs_grpo", "tail_rl", "passk_binary"}
+    peers |= {"max_rl", "max_po"}
     assert peers <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES)
 
@@ -100,6 +101,13 @@ def test_unknown_name_lists_the_known_and_the_nearest():
         ("pass_at_n", {"target_n": 16, "prior": (0, 1)}, ValueError, r"prior must be"),
         ("order_stat", {}, TypeError, r"needs rank_weights"),
         ("order_stat", {"rank_weights": ()}, ValueError, r"rank_weights must be a sequence of finite numbers"),
+        ("order_stat", {"rank_weights": "cvar:1.5"}, ValueError, r"strictly between 0 and 1, got 'cvar:1.5'"),
+        ("order_stat", {"rank_weights": "quantile:0"}, ValueError, r"strictly between 0 and 1"),
+        ("order_stat", {"rank_weights": "quantile"}, ValueError, r"needs a level, as in quantile:0.25"),
+        ("order_stat", {"rank_weights": "median:0.5"}, ValueError, r"median takes no level"),
+        ("order_stat", {"rank_weights": "mode"}, ValueError, r"one of median, quantile:LEVEL, cvar:LEVEL, got 'mode'"),
+        ("order_stat", {"rank_weights": "median", "size": 0}, ValueError, r"size must be an integer >= 1, got 0"),
+        ("max_po", {"k": 0}, ValueError, r"k must be an integer >= 1"),
         ("rs_grpo", {"beta": 0.0}, ValueError, r"beta must be a finite number other than 0"),
         ("cat_bon", {"target_n": 0}, ValueError, r"target_n must be"),
         ("passk_binary", {"k": 0}, ValueError, r"k must be an integer"),
@@ -120,10 +128,11 @@ def test_list_is_a_copy():
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
-def test_entry_has_a_row_in_the_readme(spec: EstimatorSpec):
-    # Tables of results have rows of these names too; the index is the one that links to the code.
+def test_entry_has_a_row_in_the_reference(spec: EstimatorSpec):
     rows = re.findall(
-        rf"^\| `{spec.name}` \|.*\]\((tea/estimators/\w+\.py)\)", (ROOT / "README.md").read_text(), re.MULTILINE
+        rf"^\| \[`{spec.name}`\]\(\.\./(tea/estimators/\w+\.py)\) \|",
+        (ROOT / "docs" / "estimators.md").read_text(),
+        re.MULTILINE,
     )
     assert len(rows) == 1
     assert Path(inspect.getsourcefile(spec.function)).relative_to(ROOT) == Path(rows[0])

@@ -126,6 +126,27 @@ def max_at_k(rewards, k):
     return result
 
 
+def max_po(rewards, k):
+    """What each adds to the subsets of k, less the mean of what the others add where it is left out."""
+    m = len(rewards)
+
+    def gain(i, group):
+        others = [j for j in group if j != i]
+        subsets = list(combinations(others, k - 1))
+        total = 0.0
+        for subset in subsets:
+            best = max((rewards[j] for j in subset), default=0.0)
+            total += max([rewards[i], *(rewards[j] for j in subset)]) - (best if k > 1 else 0.0)
+        return total / len(subsets)
+
+    result = []
+    for i in range(m):
+        rest = [j for j in range(m) if j != i]
+        baseline = math.fsum(gain(j, rest) for j in rest) / (m - 1)
+        result.append(k * (gain(i, range(m)) - baseline))
+    return result
+
+
 def pass_at_n(rewards, target_n, a, b):
     """The posterior mean of N (1 - p)^(N-1) by quadrature over the Beta posterior given the others."""
     m = len(rewards)

@@ -9,6 +9,7 @@ from tests.trainers.conftest import count_reward
 
 OPTIONS = {
     "max_at_k": {"k": 2},
+    "max_po": {"k": 2},
     "passk_binary": {"k": 2},
     "order_stat": {"estimator_kwargs": {"rank_weights": [1, 0, 0]}},
     "rs_grpo": {"estimator_kwargs": {"beta": 4.0}},
