@@ -3,7 +3,8 @@
 A program runs in new Linux namespaces: it sees a read-only Python and system libraries, an empty writable directory of
 bounded size, no network, no process but its own, and no other file of the machine. Processor time, memory,
 processes, open files and output are bounded; whatever it started dies with it. Namespaces come from bubblewrap
-(``bwrap``) if it is installed, else from ``unshare`` of util-linux; where the kernel allows neither, running is refused.
+(``bwrap``) if it is installed, else from ``unshare`` of util-linux; where the kernel allows neither, running is
+refused.
 
 This keeps a program away from the machine. It does not keep it from cheating: a program that defines objects equal to
 everything passes tests that compare with ``==``.

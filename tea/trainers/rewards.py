@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from tea.rewards.client import RewardServerGone
 from tea.trainers.errors import UserError
 
 
@@ -101,7 +102,7 @@ def checked(reward: Callable[..., Any]) -> Callable[..., Any]:
         async def wrapped_async(*args: Any, **kwargs: Any) -> list[float | None]:
             try:
                 rewards = await reward(*args, **kwargs)
-            except (UserError, asyncio.CancelledError):
+            except (UserError, RewardServerGone, asyncio.CancelledError):
                 raise
             except Exception as error:
                 raise failed(error) from error
@@ -112,7 +113,7 @@ def checked(reward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> list[float | None]:
         try:
             rewards = reward(*args, **kwargs)
-        except UserError:
+        except (UserError, RewardServerGone):
             raise
         except Exception as error:
             raise failed(error) from error

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoProcessor
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config
 from trl import get_quantization_config as quantization_config_of
 
-from tea.rewards import load_reward
+from tea.rewards import RewardServerGone, load_reward
 from tea.trainers.arguments import TrainArguments, parse
 from tea.trainers.checkpoints import holds_a_model, list_checkpoints
 from tea.trainers.checks import (
@@ -205,7 +205,7 @@ def command(args: Sequence[str] | None = None, prog: str | None = None, reward_f
     try:
         script_args, training_args, model_args, dataset_args = parse(args, prog)
         main(script_args, training_args, model_args, dataset_args, reward_funcs).end()
-    except UserError as error:
+    except (UserError, RewardServerGone) as error:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         rank = f" (process {os.environ.get('RANK', '?')})" if several else ""
         print(f"error{rank}: {error}", file=sys.stderr)

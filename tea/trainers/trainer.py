@@ -29,9 +29,11 @@ from tea.estimators import (
 from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
+from tea.rewards.client import RewardServerGone
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
 from tea.trainers.errors import UserError, told_to_user
+from tea.trainers.gone import GoneServers, StepSnapshot
 from tea.trainers.identity import task_key
 from tea.trainers.resumable import ResumableGRPOTrainer
 from tea.trainers.rewards import checked_rewards
@@ -110,6 +112,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
     _tag_names = ["trl", "grpo", "tea"]  # noqa: RUF012 (TRL declares it so)
     _default_estimator = "grpo"
     _fixed_estimator = False
+    reward_funcs: list[Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -150,6 +153,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         warn_low_precision(self.model, self.args.learning_rate)
         self._gathered_rewards: Tensor | None = None
         self._warned_binary = False
+        self._snapshot = StepSnapshot(self)
+        self.add_callback(self._snapshot)
 
     @classmethod
     def check_estimator(cls, args: GRPOConfig, advantage_estimator: str | AdvantageEstimator | None = None) -> None:
@@ -317,10 +322,35 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             self._scale.update(advantages, valid)
         return advantages / self._scale.scale(advantages.device)
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, as TRL's trainer does; see :class:`ResumableGRPOTrainer` for resuming.
+
+        Raises:
+            RewardServerGone: A reward server has been gone for its `patience`. The last finished step is saved as a
+                checkpoint first.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        except RewardServerGone as gone:
+            if not self._snapshot.restore():
+                raise
+            self._save_checkpoint(self.model, None)
+            raise RewardServerGone(
+                f"{gone}. Step {self.state.global_step} is saved in {self.args.output_dir}/"
+                f"checkpoint-{self.state.global_step}"
+            ) from None
+
     # --- The hook into TRL: `tests/trainers/test_hook.py` says what moved when a new TRL breaks it. ---
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # (B_global, num_reward_funcs), gathered
+        functions = self.reward_funcs
+        servers = GoneServers(self.accelerator.num_processes > 1)
+        self.reward_funcs = servers.watch(functions)
+        try:
+            rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # (B_global, num_reward_funcs), gathered
+        finally:
+            self.reward_funcs = functions
+        servers.raise_if_any()
         infinite = torch.isinf(rewards_per_func)
         if infinite.any():
             row, column = infinite.nonzero()[0].tolist()
