@@ -3,12 +3,12 @@
     python -m benchmarks.speed.step                  # CPU, a few minutes on an idle machine
     python -m benchmarks.speed.step --device cuda    # not run yet
 
-The trainers take turns in one process, each with the same tiny model, prompts and seed. The learning rate is 0, so that
-all generate the same completions whatever their advantages; that they do is checked. A turn is a few steps, from the
-start of one to the start of the next, so that reward, advantages, loss, update and logging count. A ratio is of two
-turns next to each other; CPU seconds are those of the process, which do not count the time that others take a busy
-machine for. Peak memory is what tensors hold at most over what they held before, from torch's own record of every
-allocation. Writes results/step-<device>.json and the table of README.md.
+The trainers run in one process and take turns after every step, each with the same tiny model, prompts, seed and state
+of the random number generators. The learning rate is 0, so that all generate the same completions whatever their
+advantages; that they do is checked. So a ratio is of the same step, seconds apart. A step lasts until the next begins:
+rollouts, rewards, advantages, loss, update and log. CPU seconds are those of the process, which do not count the time
+that others take a busy machine for. Peak memory is what tensors hold at most over what they held before, from torch's
+own record of every allocation. Writes results/step-<device>.json and the table of README.md.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import random
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from scipy import stats
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.record import describe, environment, replace_section, table, write_json
@@ -33,7 +36,7 @@ from tea.trainers import AdvantageTrainer, TEAConfig, TEATrainer
 from tests.reference.tiny import tiny_llama, tiny_tokenizer
 
 PROMPTS, GENERATIONS, TOKENS = 8, 16, 48
-WARMUP, STEPS, TURNS = 2, 6, 15
+WARMUP, STEPS = 3, 100
 TRAINERS = {
     "TRL's GRPOTrainer": GRPOTrainer,
     'AdvantageTrainer("grpo")': AdvantageTrainer,
@@ -46,18 +49,67 @@ def reward(completions: list[str], **kwargs: Any) -> list[float]:
     return [text.count("o") / 4 + len(text) / 40 for text in completions]
 
 
+class Turns:
+    """Lets trainers that run in threads take one step each, in an order that is reversed every round."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.slot = 0
+        self.failed = False
+        self.changed = threading.Condition()
+
+    def _owner(self) -> int:
+        turn, place = divmod(self.slot, self.count)
+        return place if turn % 2 == 0 else self.count - 1 - place
+
+    def wait(self, index: int) -> None:
+        """Return when it is the turn of trainer `index`."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.failed or self._owner() == index)
+        if self.failed:
+            raise RuntimeError("another trainer failed")
+
+    def done(self) -> None:
+        """Hand over."""
+        with self.changed:
+            self.slot += 1
+            self.changed.notify_all()
+
+    def give_up(self) -> None:
+        """Wake everybody up to stop."""
+        with self.changed:
+            self.failed = True
+            self.changed.notify_all()
+
+
 class Clock(TrainerCallback):
-    """Wall and CPU seconds at the start of each step."""
+    """Hands over before every step; measures from getting the turn to handing over."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.times: list[tuple[float, float]] = []
+    def __init__(self, turns: Turns, index: int, device: str) -> None:
+        self.turns, self.index, self.device = turns, index, device
+        self.start: tuple[float, float] | None = None
+        self.steps: list[tuple[float, float]] = []
 
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Read the clocks, after the GPU has done what it was given."""
+    def _now(self) -> tuple[float, float]:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        self.times.append((time.perf_counter(), time.process_time()))
+        return time.perf_counter(), time.process_time()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """The step before ends here."""
+        now = self._now()
+        if self.start is not None:
+            self.steps.append((now[0] - self.start[0], now[1] - self.start[1]))
+        # The generators of random numbers are everybody's.
+        state = torch.get_rng_state(), random.getstate()
+        on_gpu = torch.cuda.get_rng_state() if self.device == "cuda" else None
+        self.turns.done()
+        self.turns.wait(self.index)
+        torch.set_rng_state(state[0])
+        random.setstate(state[1])
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu)
+        self.start = self._now()
 
 
 def build(trainer: type[GRPOTrainer], model: str, folder: str, device: str, steps: int) -> GRPOTrainer:
@@ -89,16 +141,43 @@ def build(trainer: type[GRPOTrainer], model: str, folder: str, device: str, step
     )
 
 
-def turn(trainer: type[GRPOTrainer], model: str, folder: str, device: str) -> dict[str, Any]:
-    """Mean seconds per step over a turn, and the tokens that were generated."""
-    built = build(trainer, model, folder, device, WARMUP + STEPS + 1)
-    clock = Clock(device)
-    built.add_callback(clock)
-    with contextlib.redirect_stdout(io.StringIO()):  # the log
-        built.train()
-    (wall, cpu), (wall_end, cpu_end) = clock.times[WARMUP], clock.times[WARMUP + STEPS]
-    lengths = [log["completions/mean_length"] for log in built.state.log_history if "completions/mean_length" in log]
-    return {"wall": (wall_end - wall) / STEPS, "cpu": (cpu_end - cpu) / STEPS, "lengths": lengths}
+def side_by_side(model: str, folder: str, device: str, steps: int, threads: int) -> dict[str, dict[str, Any]]:
+    """Wall and CPU seconds of every step of every trainer, and the lengths of what it generated."""
+    turns = Turns(len(TRAINERS))
+    built = [build(trainer, model, folder, device, WARMUP + steps + 1) for trainer in TRAINERS.values()]
+    clocks = [Clock(turns, i, device) for i in range(len(built))]
+    errors: list[BaseException] = []
+
+    def run(trainer: GRPOTrainer, clock: Clock) -> None:
+        try:
+            torch.set_num_threads(threads)  # each thread has its own
+            turns.wait(clock.index)
+            set_seed(0)
+            trainer.train()
+            turns.done()
+        except BaseException as error:
+            errors.append(error)
+            turns.give_up()
+
+    workers = []
+    for trainer, clock in zip(built, clocks, strict=True):
+        trainer.add_callback(clock)
+        workers.append(threading.Thread(target=run, args=(trainer, clock)))
+    with contextlib.redirect_stdout(io.StringIO()):  # the logs
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    if errors:
+        raise errors[0]
+    return {
+        name: {
+            "wall": [wall for wall, _ in clock.steps[WARMUP:]],
+            "cpu": [cpu for _, cpu in clock.steps[WARMUP:]],
+            "lengths": [log["completions/mean_length"] for log in trainer.state.log_history if "loss" in log],
+        }
+        for name, trainer, clock in zip(TRAINERS, built, clocks, strict=True)
+    }
 
 
 @contextlib.contextmanager
@@ -131,66 +210,66 @@ def peak_bytes(trainer: type[GRPOTrainer], model: str, folder: str, device: str)
     return peak()
 
 
-def measure(device: str, turns: int) -> dict[str, Any]:
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """Median with its 95 % interval, from order statistics."""
+    ordered, n = sorted(values), len(values)
+    low = max(int(stats.binom.ppf(0.025, n, 0.5)) - 1, 0)
+    return statistics.median(ordered), ordered[low], ordered[n - 1 - low]
+
+
+def measure(device: str, steps: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = tiny_tokenizer()
         model = f"{folder}/model"
         tiny_llama(tokenizer).save_pretrained(model)
         tokenizer.save_pretrained(model)
-        for i in range(turns + 1):
-            order = list(TRAINERS) if i % 2 else list(TRAINERS)[::-1]
-            for name in order:
-                found = turn(TRAINERS[name], model, folder, device)
-                if i:  # the first turn of each warms the process up
-                    samples[name].append(found)
-            print(f"turn {i} of {turns}", flush=True)
+        found = side_by_side(model, folder, device, steps, threads)
+        peak_bytes(GRPOTrainer, model, folder, device)  # the first one fills caches
         peaks = {name: peak_bytes(of, model, folder, device) for name, of in TRAINERS.items()}
-    lengths = {str(of["lengths"]) for found in samples.values() for of in found}
-    if len(lengths) > 1:
-        raise RuntimeError("the trainers generated different completions: their times cannot be compared")
     base = next(iter(TRAINERS))
+    if any(of["lengths"] != found[base]["lengths"] for of in found.values()):
+        raise RuntimeError("the trainers generated different completions: their times cannot be compared")
     cells = []
-    for name, found in samples.items():
+    for name, of in found.items():
         cell: dict[str, Any] = {"name": name, "peak_bytes": peaks[name], "peak_ratio": peaks[name] / peaks[base]}
         for clock in ("wall", "cpu"):
-            cell[f"{clock}_seconds"] = statistics.median(of[clock] for of in found)
-            ratios = [of[clock] / with_base[clock] for of, with_base in zip(found, samples[base], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4) if name != base else (1.0, 1.0, 1.0)
-            cell[f"{clock}_ratio"] = {"median": middle, "q1": low, "q3": high, "turns": ratios}
+            ratios = [ours / theirs for ours, theirs in zip(of[clock], found[base][clock], strict=True)]
+            middle, low, high = median_interval(ratios)
+            cell[clock] = {"seconds": statistics.median(of[clock]), "ratio": middle, "low": low, "high": high}
+            cell[clock]["ratios"] = [round(ratio, 4) for ratio in ratios]
         cells.append(cell)
     return {
-        "environment": {**environment(), "threads": torch.get_num_threads()},
-        "setting": {"prompts": PROMPTS, "generations": GENERATIONS, "tokens": TOKENS, "steps": STEPS, "turns": turns},
+        "environment": {**environment(), "threads": threads},
+        "setting": {"prompts": PROMPTS, "generations": GENERATIONS, "tokens": TOKENS, "steps": steps},
         "cells": cells,
     }
 
 
 def render(result: dict[str, Any]) -> str:
     rows = []
-    for cell in result["cells"]:
-        row = [cell["name"], f"{cell['cpu_seconds'] * 1e3:,.0f}"]
+    for i, cell in enumerate(result["cells"]):
+        row = [cell["name"], f"{cell['cpu']['seconds'] * 1e3:,.0f}"]
         for clock in ("cpu", "wall"):
-            of = cell[f"{clock}_ratio"]
-            row.append("1" if cell is result["cells"][0] else f"{of['median']:.3f} [{of['q1']:.3f}, {of['q3']:.3f}]")
+            of = cell[clock]
+            row.append(f"{of['ratio']:.3f} [{of['low']:.3f}, {of['high']:.3f}]" if i else "1")
         rows.append([*row, f"{cell['peak_bytes'] / 2**20:.1f}", f"{cell['peak_ratio']:.4f}"])
     setting = result["setting"]
     header = ["", "CPU ms per step", "CPU time, ratio", "wall time, ratio", "peak of tensors, MiB", "ratio"]
     return (
-        f"{table(header, rows)}\n\nRatios: median [quartiles] of {setting['turns']} pairs of turns, "
-        f"{setting['steps']} steps each; {setting['prompts']} prompts x {setting['generations']} completions of up to "
-        f"{setting['tokens']} tokens. {describe(result['environment'])}"
+        f"{table(header, rows)}\n\nRatios of time: median over {setting['steps']} steps with its 95 % interval; "
+        f"{setting['prompts']} prompts x {setting['generations']} completions of up to {setting['tokens']} tokens. "
+        f"{describe(result['environment'])}"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = measure(arguments.device, arguments.turns)
+    result = measure(arguments.device, arguments.steps, arguments.threads)
     (HERE / "results").mkdir(exist_ok=True)
     write_json(HERE / "results" / f"step-{arguments.device}.json", result)
     replace_section(HERE / "README.md", f"step-{arguments.device}", "\n" + render(result) + "\n")
