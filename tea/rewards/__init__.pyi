@@ -1,11 +1,16 @@
 from .base import RewardFunction as RewardFunction
 from .base import completion_texts as completion_texts
 from .base import score_completions as score_completions
+from .cache import CachedReward as CachedReward
+from .calibration import CalibratedReward as CalibratedReward
 from .client import RewardServerError as RewardServerError
 from .client import RewardServerGone as RewardServerGone
+from .combine import WeightedReward as WeightedReward
 from .gym import GymReward as GymReward
 from .gym import gym_rows as gym_rows
 from .gym import gym_tasks as gym_tasks
+from .ifeval import IFEvalReward as IFEvalReward
+from .judge import JudgeReward as JudgeReward
 from .load import load_reward as load_reward
 from .model import RewardModel as RewardModel
 from .remote import RemoteReward as RemoteReward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,13 @@ class RewardModel:
         tokenizer: the reward model's tokenizer; loaded from `model`'s path by default.
         name: name of the reward (column name, logs); default: last part of the model's path.
         batch_size: texts per forward pass; texts are sorted by length first.
+        batch_tokens: tokens per forward pass, padding included, beside `batch_size`; default: no such bound.
         max_length: texts longer than this many tokens raise; default: the model's `max_position_embeddings`.
         device: where to put the model; default: CUDA if present (for one of several processes, its own), for a loaded
             model where it is.
         dtype: weights' dtype when loading, "auto" for the checkpoint's own.
+        quantization: "8bit" or "4bit" (NF4) weights through bitsandbytes, which needs a GPU; untested by this
+            project. None: the weights as they are.
         trust_remote_code: passed to transformers.
 
     Raises:
@@ -41,19 +44,27 @@ class RewardModel:
         *,
         name: str | None = None,
         batch_size: int = 32,
+        batch_tokens: int | None = None,
         max_length: int | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = "auto",
+        quantization: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        if quantization not in (None, "8bit", "4bit"):
+            raise ValueError(f"quantization must be '8bit' or '4bit', got {quantization!r}")
         if isinstance(model, str):
             self.source = model
-            loaded = AutoModelForSequenceClassification.from_pretrained(
-                model, dtype=dtype, trust_remote_code=trust_remote_code
-            )
             device = device or default_device()
+            quantized = {} if quantization is None else _quantized(quantization, dtype, device)
+            loaded = AutoModelForSequenceClassification.from_pretrained(
+                model, dtype=dtype, trust_remote_code=trust_remote_code, **quantized
+            )
+            device = None if quantized else device  # bitsandbytes has put it there
         else:
             self.source = model.config._name_or_path or type(model).__name__
             loaded = model
@@ -74,6 +85,7 @@ class RewardModel:
         self.model = loaded.eval() if device is None else loaded.to(device).eval()
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self.max_length = max_length or getattr(loaded.config, "max_position_embeddings", None)
         self.fingerprint = weights_fingerprint(loaded)
         self.__name__ = name or self.source.rstrip("/").split("/")[-1]
@@ -101,10 +113,20 @@ class RewardModel:
             )
         order = torch.argsort(lengths, stable=True).tolist()
         scores = torch.empty(len(ids), dtype=torch.float64)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in self._batches(order, lengths.tolist()):
             scores[batch] = self._forward([ids[i] for i in batch])
         return list(scores.tolist())
+
+    def _batches(self, order: list[int], lengths: list[int]) -> Iterator[list[int]]:
+        """`order`, shortest text first, in batches within `batch_size` and `batch_tokens`."""
+        batch: list[int] = []
+        for index in order:
+            too_many = self.batch_tokens is not None and (len(batch) + 1) * lengths[index] > self.batch_tokens
+            if batch and (len(batch) == self.batch_size or too_many):
+                yield batch
+                batch = []
+            batch.append(index)
+        yield batch
 
     @torch.no_grad()
     def _forward(self, rows: list[list[int]]) -> torch.Tensor:
@@ -112,6 +134,17 @@ class RewardModel:
         inputs = self.tokenizer.pad({"input_ids": rows}, padding=True, padding_side="right", return_tensors="pt")
         logits = self.model(**inputs.to(self.model.device)).logits
         return logits[:, 0].double().cpu()
+
+
+def _quantized(kind: str, dtype: str | torch.dtype, device: str | torch.device) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if dtype == "auto" else dtype
+    if kind == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
