@@ -63,6 +63,15 @@ class TEAConfig(GRPOConfig):
         reward_memory: Number of rewards of its earlier visits that are kept of every prompt. The advantages of the
             current rollouts are then computed from their rewards and these, see `tea.advantages_with_memory`. Saved
             with every checkpoint, and unused in evaluation. 0: no memory.
+        eval_best_of_n_steps: Every so many optimizer steps, and before the first, sample the held-out prompts
+            (`eval_dataset`) and measure best-of-N. Sets `eval_strategy`, `eval_steps`, `eval_on_start` and, unless
+            given, `metric_for_best_model` ("best_of_n"); such an evaluation takes the place of TRL's. With
+            `load_best_model_at_end` the run ends with the model of the highest measured best-of-N, which may be the
+            untrained one. 0 or None: never.
+        eval_best_of_n_samples: Samples per held-out prompt. None: `target_n`.
+        eval_best_of_n_prompts: Held-out prompts that are sampled, the first of them. 0: all.
+        eval_best_of_n_stop: Stop when best-of-N has fallen below the best measured by more than the paired 95 %
+            interval over prompts.
         k: For `max_at_k`, the number of samples whose best is aimed at; at most `num_generations` +
             `reward_memory`.
         rungs: For `ladder`, increasing k's, at most `num_generations` + `reward_memory`.
@@ -126,6 +135,22 @@ class TEAConfig(GRPOConfig):
             "help": "Number of past rewards kept of every prompt, for the advantages of its next rollouts. 0: none."
         },
     )
+    eval_best_of_n_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Every so many steps, and before the first, measure best-of-N on held-out prompts. 0: never."
+        },
+    )
+    eval_best_of_n_samples: int | None = field(
+        default=None, metadata={"help": "Samples per held-out prompt. Default: target_n."}
+    )
+    eval_best_of_n_prompts: int = field(
+        default=64, metadata={"help": "Held-out prompts that best-of-N is measured on, the first of them. 0: all."}
+    )
+    eval_best_of_n_stop: bool = field(
+        default=True,
+        metadata={"help": "Stop when measured best-of-N has fallen below the best one by more than its interval."},
+    )
     k: int | None = field(
         default=None,
         metadata={
@@ -174,6 +199,7 @@ class TEAConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         self._fit_batch()
+        self._schedule_best_of_n()
         super().__post_init__()
         check_target_n(self.target_n)
         check_target_n(self.target_n_start)
@@ -217,6 +243,22 @@ class TEAConfig(GRPOConfig):
                 f"{processes} process(es) x {self.steps_per_generation or self.gradient_accumulation_steps} "
                 "accumulated; change one of them, or leave out gradient_accumulation_steps"
             )
+
+    def _schedule_best_of_n(self) -> None:
+        """Let the evaluations of transformers' trainer, and its choice of the best checkpoint, go by best-of-N.
+
+        Raises:
+            ValueError: On a number out of range.
+        """
+        for name in ("eval_best_of_n_steps", "eval_best_of_n_samples", "eval_best_of_n_prompts"):
+            value = getattr(self, name)
+            least = 1 if name == "eval_best_of_n_samples" else 0
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.eval_best_of_n_steps:
+            self.eval_strategy, self.eval_steps, self.eval_on_start = "steps", self.eval_best_of_n_steps, True
+            if self.metric_for_best_model is None:
+                self.metric_for_best_model, self.greater_is_better = "best_of_n", True
 
     def scale_rewards_for(self, spec: EstimatorSpec | None) -> str:
         """``scale_rewards``, "auto" resolved; None stands for a callable, whose advantages nothing scales."""

@@ -6,15 +6,19 @@ With `resumable.py` beside it, all use of private methods of TRL's and transform
 from __future__ import annotations
 
 import inspect
+import itertools
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, RLOOTrainer
 
 from tea.estimators import (
@@ -30,6 +34,7 @@ from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
 from tea.rewards.client import RewardServerGone
+from tea.trainers.best_of_n import BestOfNTracker
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
 from tea.trainers.errors import UserError, told_to_user
@@ -144,6 +149,11 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self.scale_rewards = self._resolved_scale_rewards  # TRL does not know "auto"
         if self._normalize == "running":
             self.extra_state.add("advantage_scale", self._scale)
+        self.best_of_n: BestOfNTracker | None = None
+        if isinstance(self.args, TEAConfig) and self.args.eval_best_of_n_steps:
+            self.best_of_n = BestOfNTracker(self._target_n)
+            self.extra_state.add("best_of_n", self.best_of_n)
+        self._measuring = False
         self._key_columns: tuple[str, ...] | None = None  # all
         if self.reward_memory is not None:
             self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
@@ -367,14 +377,10 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         local_keys = [task_key(example, self._key_columns) for example in inputs] if memory is not None else []
         output = super()._generate_and_score_completions(inputs)
         num_generations = self.num_generations if mode == "train" else self.num_generations_eval
-        rewards_per_func, self._gathered_rewards = self._gathered_rewards, None
-        assert rewards_per_func is not None, "TRL no longer calls _calculate_rewards"
-        if num_generations < 2:
+        if self._measuring or num_generations < 2:
             return output
         start = time.perf_counter()
-        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
-        rewards = rewards.view(-1, num_generations)
+        rewards = self._take_rewards().view(-1, num_generations)
         if memory is None:
             advantages = self._advantages_of(rewards)
         else:
@@ -399,6 +405,98 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             logged.pop()
         logged.extend(flat.tolist())
         return output
+
+    def _take_rewards(self) -> Tensor:
+        """The weighted rewards (B_global,) of the last rollouts, NaN where no function gave one."""
+        rewards_per_func, self._gathered_rewards = self._gathered_rewards, None
+        assert rewards_per_func is not None, "TRL no longer calls _calculate_rewards"
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
+        return rewards
+
+    # --- Best-of-N on held-out prompts ---
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """With `args.eval_best_of_n_steps`, measured best-of-N of the held-out prompts; else TRL's evaluation.
+
+        Logs, with the prefix: see `BestOfNTracker.measure`; ``best_of_n_forecast``, what the estimator's model of the
+        tail forecasts from the first `num_generations` of the same samples; and TRL's metrics of the completions.
+        """
+        tracker = self.best_of_n
+        if tracker is None or eval_dataset is not None or isinstance(self.eval_dataset, dict):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        step = self.state.global_step
+        done = next((m.metrics for m in tracker.history if m.step == step), None)
+        if done is not None:  # a run that goes on from this step's checkpoint evaluates on start again
+            return {f"{metric_key_prefix}_{name}": value for name, value in done.items()}
+        start = time.perf_counter()
+        rewards = self._sample_held_out()
+        forecast = self._forecast(torch.tensor(rewards[:, : self.num_generations])).nanmean().item()
+        measured = tracker.measure(rewards, step) | {"best_of_n_forecast": forecast}
+        measured["best_of_n_runtime"] = time.perf_counter() - start
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        self.model.eval()  # says to `log` which metrics these are
+        self.log(metrics)
+        self.model.train()
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if step == 0 and self.args.load_best_model_at_end and self.is_in_train:
+            # The untrained model is a candidate like any other.
+            self._determine_best_metric(metrics=metrics, trial=None)
+            self._save_checkpoint(self.model, trial=None)
+            # transformers takes step 0 for none.
+            self.state.best_model_checkpoint = os.path.join(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-0")
+        fallen = tracker.fallen()
+        if fallen is not None:
+            stop = getattr(self.args, "eval_best_of_n_stop", True)
+            warnings.warn(f"{fallen}{': stopping' if stop else ''}", stacklevel=2)
+            self.control.should_training_stop = self.control.should_training_stop or stop
+        return metrics
+
+    def _sample_held_out(self) -> np.ndarray:
+        """Rewards (num_prompts, n) of the current model's samples, the same on all processes.
+
+        In the trainer's own way: with its generation, its rewards, on all of its processes, in batches of the size
+        that it generates in training. The random state of the run is left alone, and the samples of every evaluation
+        start from one seed.
+        """
+        args = self.args
+        assert isinstance(args, TEAConfig)
+        n = args.eval_best_of_n_samples or args.target_n
+        limit = args.eval_best_of_n_prompts or None
+        prompts = list(itertools.islice(iter(self.eval_dataset), limit))
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        rows = max(args.per_device_train_batch_size * args.steps_per_generation, args.per_device_eval_batch_size)
+        together = max(rows // n, 1)  # prompts per process and pass
+        padded = prompts + prompts[-1:] * (-len(prompts) % (together * world))  # all processes in step
+        kept = self.num_generations_eval, self.beta, self.model.training
+        devices = [args.device] if args.device.type == "cuda" else []
+        collected = []
+        self._measuring, self.beta = True, 0.0  # no reference model is needed to sample
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices), torch.no_grad():
+                torch.manual_seed(args.seed + 7919 * rank)
+                for first in range(0, len(padded), together * world):
+                    mine = padded[first + rank * together : first + (rank + 1) * together]
+                    parts = []
+                    for count in [rows] * (n // rows) + [n % rows] * (n % rows > 0) if n > rows else [n]:
+                        self.num_generations_eval = count
+                        self._generate_and_score_completions([prompt for prompt in mine for _ in range(count)])
+                        parts.append(self._take_rewards().view(-1, count).float().cpu())
+                    collected.append(torch.cat(parts, dim=1))
+        finally:
+            self._measuring = False
+            self.num_generations_eval, self.beta, training = kept
+            self.model.train(training)
+        return torch.cat(collected)[: len(prompts)].double().numpy()
+
+    def _forecast(self, rewards: Tensor) -> Tensor:
+        return tail_statistics(rewards.float(), self._target_n, self._tail_fraction).best_of_n
 
     def _log_tail(self, mode: str, rewards: Tensor, advantages: Tensor) -> None:
         tail = tail_statistics(rewards, self._target_n, self._tail_fraction)

@@ -68,8 +68,7 @@ def build(tmp_path, model_path):
             reward_funcs=reward_funcs,
             args=config,
             train_dataset=dataset,
-            eval_dataset=dataset if config.eval_strategy != "no" else None,
-            **(trainer_kwargs or {}),
+            **{"eval_dataset": dataset if config.eval_strategy != "no" else None, **(trainer_kwargs or {})},
         )
 
     return build_trainer

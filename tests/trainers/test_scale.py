@@ -144,9 +144,7 @@ def test_callables_are_left_alone(build):
         torch.testing.assert_close(trained, (3 * (rewards - rewards.mean())).flatten())
 
 
-@pytest.mark.parametrize(
-    ("estimator", "given", "norm"), [("grpo", None, 1.0), ("tea", None, 1e6), ("tea", 0.5, 0.5)]
-)
+@pytest.mark.parametrize(("estimator", "given", "norm"), [("grpo", None, 1.0), ("tea", None, 1e6), ("tea", 0.5, 0.5)])
 def test_clipping_is_no_scale_of_its_own(build, estimator, given, norm):
     trainer = build(AdvantageTrainer, advantage_estimator=estimator, max_grad_norm=given)
     assert trainer.args.max_grad_norm == norm
