@@ -63,6 +63,9 @@ class TEAConfig(GRPOConfig):
         reward_memory: Number of rewards of its earlier visits that are kept of every prompt. The advantages of the
             current rollouts are then computed from their rewards and these, see `tea.advantages_with_memory`. Saved
             with every checkpoint, and unused in evaluation. 0: no memory.
+        share_prompts: Run every prompt through the model once for all of its rollouts, when sampling with transformers
+            and in the training pass (see `tea.trainers.shared_prompts`): several times faster where prompts are longer
+            than completions. The same gradients, to the order of summation; other random draws than TRL's.
         eval_best_of_n_steps: Every so many optimizer steps, and before the first, sample the held-out prompts
             (`eval_dataset`) and measure best-of-N. Sets `eval_strategy`, `eval_steps`, `eval_on_start` and, unless
             given, `metric_for_best_model` ("best_of_n"); such an evaluation takes the place of TRL's. With
@@ -133,6 +136,13 @@ class TEAConfig(GRPOConfig):
         default=0,
         metadata={
             "help": "Number of past rewards kept of every prompt, for the advantages of its next rollouts. 0: none."
+        },
+    )
+    share_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Run every prompt through the model once for all of its rollouts. Faster where prompts are longer "
+            "than completions; needs sdpa attention, and no vLLM."
         },
     )
     eval_best_of_n_steps: int | None = field(

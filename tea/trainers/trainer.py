@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import trl
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, RLOOTrainer
+from trl.models.utils import unwrap_model_for_generation
 
 from tea.estimators import (
     Estimator,
@@ -33,7 +36,11 @@ from tea.estimators import (
 from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
+<<<<<<< HEAD
 from tea.rewards.client import RewardServerGone
+=======
+from tea.rollouts.shared import sample_shared, why_not_shared
+>>>>>>> c764b44 (Run a prompt once for all of its rollouts in training too: share_prompts)
 from tea.trainers.best_of_n import BestOfNTracker
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
@@ -43,6 +50,7 @@ from tea.trainers.identity import task_key
 from tea.trainers.resumable import ResumableGRPOTrainer
 from tea.trainers.rewards import checked_rewards
 from tea.trainers.scale import RunningScale
+from tea.trainers.shared_prompts import pack
 
 AdvantageEstimator = Callable[..., Tensor]
 
@@ -154,6 +162,9 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             self.best_of_n = BestOfNTracker(self._target_n)
             self.extra_state.add("best_of_n", self.best_of_n)
         self._measuring = False
+        self._share_prompts = isinstance(self.args, TEAConfig) and self.args.share_prompts
+        if self._share_prompts:
+            self._check_sharing()
         self._key_columns: tuple[str, ...] | None = None  # all
         if self.reward_memory is not None:
             self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
@@ -413,6 +424,83 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
         rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
         return rewards
+
+    # --- Prompts that are run once for all of their rollouts ---
+
+    def _check_sharing(self) -> None:
+        """Raise a UserError that says why `share_prompts` is not to be had here."""
+        model = self.accelerator.unwrap_model(self.model)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ["full_attention"])
+        if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
+            reason = "vLLM and continuous batching share prompts by themselves: unset it"
+        elif not hasattr(trl.trainer.utils, "add_fused_lm_head"):
+            reason = f"it needs a newer trl than {trl.__version__}"
+        elif self.is_fsdp_enabled:
+            reason = "it does not know FSDP"
+        elif getattr(self, "tools", None) or getattr(self, "environment_factories", None):
+            reason = "completions of several turns are not sampled by it"
+        elif base.config._attn_implementation != "sdpa":
+            reason = f"it needs attn_implementation sdpa, not {base.config._attn_implementation}"
+        elif kinds != {"full_attention"}:
+            reason = f"the model has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+        else:
+            reason = why_not_shared(base, self.generation_config)
+        if reason:
+            raise UserError(f"share_prompts: {reason}")
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        if not self._share_prompts:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        groups = [(list(prompt), len(list(rows))) for prompt, rows in itertools.groupby(prompt_ids)]
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            training = model.training
+            model.eval()
+            prompts, counts = zip(*groups, strict=True)
+            completions = sample_shared(model, prompts, counts, self.generation_config, max_rows=len(prompt_ids))
+            model.train(training)
+        return completions, None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        if not self._share_prompts or any(value is not None and value is not False for value in kwargs.values()):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+        logps, entropies = [], []
+        for ids, mask in zip(
+            input_ids.split(batch_size or len(input_ids)),
+            attention_mask.split(batch_size or len(input_ids)),
+            strict=True,
+        ):
+            length = ids.shape[1] - logits_to_keep
+            packed = pack(ids[:, :length], mask[:, :length], ids[:, length:], mask[:, length:])
+            with self.accelerator.autocast():
+                output = model(
+                    input_ids=packed.input_ids,
+                    attention_mask=packed.attention_mask,
+                    position_ids=packed.position_ids,
+                    labels=packed.labels,
+                    use_cache=False,
+                    fused_lm_head=True,
+                )
+            logps.append(packed.unpack(pad(output.log_probs, (1, 0))))
+            if compute_entropy:
+                entropies.append(packed.unpack(pad(output.entropy, (1, 0))))
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     # --- Best-of-N on held-out prompts ---
 
