@@ -36,11 +36,8 @@ from tea.estimators import (
 from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
-<<<<<<< HEAD
 from tea.rewards.client import RewardServerGone
-=======
 from tea.rollouts.shared import sample_shared, why_not_shared
->>>>>>> c764b44 (Run a prompt once for all of its rollouts in training too: share_prompts)
 from tea.trainers.best_of_n import BestOfNTracker
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
