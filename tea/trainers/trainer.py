@@ -115,8 +115,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
 
     Raises:
         ValueError: On an unknown name or an option out of range, `num_generations` too small for the estimator,
-            `reward_memory` with an estimator that it is no use to, `multi_objective_aggregation="normalize_then_sum"`,
-            and an estimator that returns the wrong shape or NaN.
+            `reward_memory` with an estimator that it is no use to, `multi_objective_aggregation="normalize_then_sum"`
+            with another estimator than "grpo", and an estimator that returns the wrong shape or NaN.
     """
 
     _tag_names = ["trl", "grpo", "tea"]  # noqa: RUF012 (TRL declares it so)
@@ -191,10 +191,13 @@ class AdvantageTrainer(ResumableGRPOTrainer):
                 f"advantage_estimator is given twice: {advantage_estimator!r} to the trainer and {configured!r} in args"
             )
         chosen = advantage_estimator if advantage_estimator is not None else configured or self._default_estimator
-        if args.multi_objective_aggregation != "sum_then_normalize":
+        # Each reward is normalised by itself there: no function of the summed rewards, but GRPO has it in TRL.
+        self._keeps_trl_advantages = args.multi_objective_aggregation != "sum_then_normalize"
+        if self._keeps_trl_advantages and chosen != "grpo":
             raise ValueError(
                 f"multi_objective_aggregation={args.multi_objective_aggregation!r} has no best-of-N meaning: what is "
-                "deployed selects by the weighted sum of the rewards; use 'sum_then_normalize'"
+                "deployed selects by the weighted sum of the rewards; use 'sum_then_normalize', or the estimator "
+                "'grpo', which leaves TRL's advantages as they are"
             )
         own = self._default_estimator
         if type(self)._fixed_estimator and chosen != own:
@@ -221,6 +224,11 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self._most_rewards = args.num_generations + remembered  # that the estimator has to do with
         configured_normalize = options.normalize_advantages if options is not None else None
         self._normalize = normalize if configured_normalize is None else configured_normalize
+        if self._keeps_trl_advantages and self._normalize != "none":
+            raise ValueError(
+                f"normalize_advantages={self._normalize!r} cannot be had with multi_objective_aggregation="
+                f"{args.multi_objective_aggregation!r}, which leaves TRL's advantages as they are"
+            )
         self._scale = RunningScale()
         self._resolved_scale_rewards = (
             options.scale_rewards_for(spec if isinstance(chosen, str) else None) if options else args.scale_rewards
@@ -389,7 +397,9 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             return output
         start = time.perf_counter()
         rewards = self._take_rewards().view(-1, num_generations)
-        if memory is None:
+        if self._keeps_trl_advantages:
+            advantages = self.accelerator.gather(output["advantages"]).view(-1, num_generations)
+        elif memory is None:
             advantages = self._advantages_of(rewards)
         else:
             # Gathered as TRL gathers the rewards: in the order of the processes, groups contiguous.

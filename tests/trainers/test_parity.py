@@ -8,6 +8,11 @@ from tea.trainers import AdvantageTrainer, TEAConfig
 from tests.trainers.conftest import count_reward, missing_reward
 
 
+def shortness_reward(completions, **kwargs):
+    """Another order of the completions than the other rewards give, on another scale."""
+    return [-0.1 * len(text) for text in completions]
+
+
 def train(trainer):
     start = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.train()
@@ -26,8 +31,12 @@ def train(trainer):
         (missing_reward, {"scale_rewards": "none"}),
         (missing_reward, {"scale_rewards": "batch", "num_iterations": 2, "steps_per_generation": 2, "beta": 0.1}),
         ([count_reward, missing_reward], {"reward_weights": [0.3, 2.0]}),
+        (
+            [shortness_reward, missing_reward],
+            {"reward_weights": [0.3, 2.0], "multi_objective_aggregation": "normalize_then_sum"},
+        ),
     ],
-    ids=["plain", "nan-row", "batch", "none-nan", "batch-nan-iterations-kl", "two-rewards"],
+    ids=["plain", "nan-row", "batch", "none-nan", "batch-nan-iterations-kl", "two-rewards", "normalize-then-sum"],
 )
 def test_grpo_estimator_trains_bit_for_bit_like_trl(build, reward, options, config_class):
     # Each is trained as soon as it is built: building seeds the generators that training draws from.
