@@ -4,12 +4,20 @@ SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Environments of their own: the lowest versions that pyproject.toml allows; an install without extras.
+LOWEST := .venv-lowest
+BASE := .venv-base
+TEST_TOOLS = $$(grep -E '^(pytest|pytest-xdist|hypothesis)==' constraints.txt) 'setuptools>=77'
+TESTS ?= tests
 
-.PHONY: help demo test lint bench bench-quick bench-report clean
+.PHONY: help demo test test-lowest test-base test-installs lint bench bench-quick bench-report clean
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
 	@echo "make test           run all tests"
+	@echo "make test-lowest    the same on the lowest versions that are allowed; TESTS='tests/...' runs only those"
+	@echo "make test-base      try an install without extras"
+	@echo "make test-installs  ask pip what tea can be installed beside"
 	@echo "make lint           ruff, formatting and types"
 	@echo "make bench          run the benchmarks that fit a CPU"
 	@echo "make bench-quick    train with GRPO, max@k and ours on the small tasks at reduced size, print the tables"
@@ -31,6 +39,29 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[trl,gym]' $(TEST_TOOLS)
+	@touch $@
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+$(BASE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BASE)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(BASE)/bin/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+test-base: $(BASE)/.ready
+	$(BASE)/bin/python -W ignore -m tests.install.base
+
+test-installs: $(READY)
+	$(BIN)/python -m pytest tests/install -m registry
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +80,5 @@ bench-report: $(READY)
 	$(BIN)/python -m benchmarks.training.report
 
 clean:
-	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(BASE) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

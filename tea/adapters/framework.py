@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import re
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
+
+from tea import _extras
+from tea._extras import UntestedVersionWarning as UntestedVersionWarning
 
 # The oldest and the newest version of each package that the adapters were run against; docs/frameworks.md says how.
 TESTED: dict[str, tuple[str, str]] = {
@@ -21,36 +21,9 @@ TESTED: dict[str, tuple[str, str]] = {
 }
 
 
-class UntestedVersionWarning(UserWarning):
-    """An installed package is older or newer than every version that was tested."""
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
-
-
-def warn_if_untested(package: str, tested: tuple[str, str] | None = None) -> None:
-    """Warn (:class:`UntestedVersionWarning`) if the installed version is outside the tested range.
-
-    Patch releases of the newest one count as tested; a package without a version says nothing.
-
-    Args:
-        package: As pip knows it.
-        tested: The oldest and the newest tested version. None: from ``TESTED``.
-    """
-    oldest, newest = TESTED[package] if tested is None else tested
-    try:
-        version = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return
-    if _release(version) < _release(oldest) or _release(version)[:2] > _release(newest)[:2]:
-        tested_range = f"{oldest} to {newest}" if oldest != newest else newest
-        warnings.warn(
-            f"{package} {version} is installed, tea was tested with {tested_range}: look at the first advantages "
-            "before a long run, and report what breaks",
-            UntestedVersionWarning,
-            stacklevel=3,
-        )
+def warn_if_untested(package: str) -> None:
+    """Warn (:class:`UntestedVersionWarning`) if the installed version is outside the range in ``TESTED``."""
+    _extras.warn_if_untested(package, TESTED[package])
 
 
 def import_framework(package: str, *modules: str) -> Any:

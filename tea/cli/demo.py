@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tea.cli.output import errors
+
 
 def command(
     seed: Annotated[int, typer.Option(help="Seed of everything: data, models, rollouts.")] = 1,
@@ -15,6 +17,9 @@ def command(
     ),
 ) -> None:
     """Train a tiny language model with GRPO and with TEA, and show what each is worth under best-of-N."""
+    from tea._extras import check_extra
     from tea.demo.run import main as run
 
+    with errors():
+        check_extra("trl", "tea demo")  # here and at once: its stages import it, in processes of their own
     run(seed=seed, output_dir=output_dir)

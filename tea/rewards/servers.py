@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from tea._extras import needs_extra
 from tea.rewards.base import Text, reward_text
 from tea.rewards.client import API_KEY_VARIABLE, RewardClient, RewardServerError, token_batches
 from tea.rewards.remote import check_scores
@@ -369,7 +370,8 @@ class OpenRLHFReward(ServedRewardModel):
 
 
 def _load_tokenizer(paths: Sequence[str], source: str) -> Any:
-    from transformers import AutoTokenizer
+    with needs_extra("trl", "the tokenizer of a served reward model"):
+        from transformers import AutoTokenizer
 
     for path in dict.fromkeys(paths):
         try:

@@ -6,11 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tea.rewards.model import default_device, weights_fingerprint
+from tea._extras import needs_extra
 from tea.rollouts.base import Completion, Prompt, SamplingConfig, encode_prompt
-from tea.rollouts.shared import sample_shared, why_not_shared
+
+with needs_extra("trl", "sampling with transformers"):
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GenerationConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
+
+    from tea.rewards.model import default_device, weights_fingerprint
+    from tea.rollouts.shared import sample_shared, why_not_shared
 
 
 class TransformersGenerator:
@@ -60,7 +70,8 @@ class TransformersGenerator:
                 raise ValueError(f"the tokenizer of {self.source!r} has neither a padding nor an end token")
             tokenizer.pad_token = tokenizer.eos_token
         if adapter is not None:
-            from peft import PeftModel
+            with needs_extra("trl", "a LoRA adapter"):
+                from peft import PeftModel
 
             loaded = PeftModel.from_pretrained(loaded, adapter)
         self.model = loaded.eval() if device is None else loaded.to(device).eval()

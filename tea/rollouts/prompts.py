@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tea._extras import needs_extra
 from tea.rollouts.base import Prompt
 
 
@@ -57,7 +58,8 @@ def load_prompts(
     Raises:
         ValueError: no such column (with those that are), several splits and none chosen, or no prompts.
     """
-    import datasets
+    with needs_extra("trl", "loading prompts"):
+        import datasets
 
     path = Path(dataset)
     kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tea._extras import needs_extra
 from tea.rollouts.base import Completion, Prompt, SamplingConfig, encode_prompt
 
 
@@ -27,10 +28,8 @@ class VLLMGenerator:
     """
 
     def __init__(self, model: str, *, adapter: str | None = None, **engine_options: Any) -> None:
-        try:
+        with needs_extra("vllm", "the vLLM engine"):
             import vllm
-        except ImportError as error:
-            raise ImportError("the vLLM engine needs vLLM: pip install 'tea-rl[vllm]'") from error
         self._vllm = vllm
         self.source = model
         self.adapter = adapter

@@ -120,6 +120,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
             "options": options,
         }
 
+    if not hasattr(GRPOTrainer, "end"):  # before transformers 5.18
+
+        def end(self) -> None:
+            """Finish the trackers and destroy the distributed process group: the last thing that a script does."""
+            self.accelerator.end_training()
+
     # --- Resuming ---
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import tea
+from tea._extras import UntestedVersionWarning, warn_if_untested
 from tea.adapters.core import GroupAdvantages, group_advantages
-from tea.adapters.framework import UntestedVersionWarning, import_framework, warn_if_untested
+from tea.adapters.framework import import_framework
 from tests.adapters.reference import grouped_advantages, shuffled_groups
 
 ESTIMATORS = {
