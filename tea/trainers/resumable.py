@@ -34,6 +34,7 @@ from tea.trainers.checkpoints import (
 )
 from tea.trainers.extra_state import ExtraState
 from tea.trainers.identity import compare_runs, describe_data, describe_model
+from tea.trainers.signals import StopOnSignal
 
 # Options that say how a run goes on. A resumed run that differs in one of them is warned about.
 _OPTIONS = (
@@ -89,6 +90,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
     `steps_per_generation`), a resumed run has the weights that it would have had, to the last bit on one device. Not
     so with vLLM, whose random state nobody saves, and with another number of processes.
 
+    On SIGTERM it saves a checkpoint at the end of the current step and stops, see `stopped_by`.
+
     `extra_state` is what checkpoints keep beyond TRL's own: add to it whatever has a state of its own.
     """
 
@@ -98,6 +101,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self._saved_at: tuple[str, int] | None = None
         self._description: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
+        self._signals = StopOnSignal(self.accelerator)
+        self.add_callback(self._signals)
         self.extra_state = ExtraState()
         self.extra_state.add("generation_cycle", _GenerationCycle(self), per_process=True)
         if self.args.sync_ref_model and self.ref_model is not None:
@@ -126,6 +131,11 @@ class ResumableGRPOTrainer(GRPOTrainer):
             """Finish the trackers and destroy the distributed process group: the last thing that a script does."""
             self.accelerator.end_training()
 
+    @property
+    def stopped_by(self) -> str | None:
+        """The signal that has ended the training before its last step, "SIGTERM"; None if there was none."""
+        return self._signals.received if self.state.global_step < self.state.max_steps else None
+
     # --- Resuming ---
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +153,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self._check_same_run(checkpoint)
-        return super().train(checkpoint, *args, **kwargs)
+        with self._signals:
+            return super().train(checkpoint, *args, **kwargs)
 
     def _find_checkpoint(self, chosen: str | bool | None) -> str | None:
         if chosen is None or chosen is False:

@@ -193,6 +193,12 @@ def main(
             prepared.data, training_args.output_dir, resumed=training_args.resume_from_checkpoint is not None
         )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if trainer.stopped_by is not None:
+        trainer.accelerator.print(
+            f"stopped by {trainer.stopped_by} after step {trainer.state.global_step} of {trainer.state.max_steps}: "
+            "go on with --resume_from_checkpoint auto"
+        )
+        return trainer
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"model saved to {training_args.output_dir}")
     if training_args.push_to_hub:

@@ -7,6 +7,22 @@ from tests.reference.tiny import tiny_llama, tiny_tokenizer
 
 PROMPTS = ["the quick", "brown fox", "jumps", "over the", "lazy dog", "the fox", "quick dog", "a brown"]
 
+DEFAULTS = {
+    "num_generations": 4,
+    "per_device_train_batch_size": 8,
+    "max_completion_length": 6,
+    "max_steps": 3,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "seed": 11,
+}
+
 
 def count_reward(completions, **kwargs):
     """A graded reward without a model: share of the letter o, and a little for length."""
@@ -45,22 +61,7 @@ def build(tmp_path, model_path):
         **options,
     ):
         config_class = config_class or (GRPOConfig if trainer_class is GRPOTrainer else TEAConfig)
-        defaults = {
-            "output_dir": str(tmp_path / trainer_class.__name__),
-            "num_generations": 4,
-            "per_device_train_batch_size": 8,
-            "max_completion_length": 6,
-            "max_steps": 3,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "report_to": "none",
-            "save_strategy": "no",
-            "bf16": False,
-            "use_cpu": True,
-            "gradient_checkpointing": False,
-            "disable_tqdm": True,
-            "seed": 11,
-        }
+        defaults = {"output_dir": str(tmp_path / trainer_class.__name__), **DEFAULTS}
         dataset = Dataset.from_dict({"prompt": PROMPTS})
         config = config_class(**{**defaults, **options})
         return trainer_class(
