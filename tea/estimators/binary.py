@@ -77,6 +77,43 @@ def grid_weight_table(m: int, target_n: float) -> np.ndarray:
     return _posterior_weight(successes, np.maximum(count - 1 - successes, 0), target_n, a, b)
 
 
+def grid_pass_table(m: int, target_n: float) -> np.ndarray:
+    """Row count * (m + 1) + s: the mean of 1 - (1 - p)^N given s successes among count, under every prior."""
+    a, b = _prior_grid()
+    count, successes = outcomes(m)
+    a, b = a + successes, b + np.maximum(count - successes, 0)
+    return np.asarray(-np.expm1(special.betaln(a, b + target_n) - special.betaln(a, b)))
+
+
+def pass_at_n_forecast(rewards: Tensor, target_n: float) -> Tensor:
+    r"""pass@N of every prompt from m rollouts, m < N or not: its posterior mean under a Beta prior.
+
+    .. math:: E[1 - (1 - p)^N \mid s] = 1 - \frac{B(a + s, b + m - s + N)}{B(a + s, b + m - s)}
+
+    for s successes among m, with (a, b) as ``prior="fit"`` of :func:`pass_at_n_advantages` finds them: a grid of
+    priors, each weighted by how well it predicts the outcomes of the whole batch. Ours.
+
+    Args:
+        rewards: (P, m), each 0 or 1, not checked; NaN marks a missing one.
+        target_n: N >= 1.
+
+    Returns:
+        (P,) in [0, 1]; NaN for a prompt without rewards.
+
+    Checked by ``tests/estimators/test_binary.py``.
+    """
+    check_target_n(target_n)
+    group = as_group(rewards)
+    m = rewards.shape[1]
+    successes = (group.filled(0.0) > 0.5).sum(1)
+    row = group.count.squeeze(1) * (m + 1) + successes
+    dtype, device = group.rewards.dtype, rewards.device
+    evidence = constant(grid_evidence_table, m, dtype=dtype, device=device)[row]  # (P, grid)
+    belief = torch.softmax(evidence.sum(0), dim=0)
+    passes = constant(grid_pass_table, m, target_n, dtype=dtype, device=device)[row] @ belief
+    return torch.where(group.count.squeeze(1) > 0, passes, torch.nan)
+
+
 def _fitted_weight(success: Tensor, group: Group, target_n: float) -> Tensor:
     """(P, m) weights under the priors of the grid, averaged by how well each predicts the other prompts.
 

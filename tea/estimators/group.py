@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -92,9 +95,22 @@ class BinaryRewardsWarning(UserWarning):
     """A tail estimator was given rewards that are all 0 or 1."""
 
 
+_quiet_about_binary: ContextVar[bool] = ContextVar("quiet_about_binary", default=False)
+
+
+@contextmanager
+def quiet_about_binary() -> Iterator[None]:
+    """No `BinaryRewardsWarning` inside. `warnings.catch_warnings` would re-arm all warnings of the process."""
+    token = _quiet_about_binary.set(True)
+    try:
+        yield
+    finally:
+        _quiet_about_binary.reset(token)
+
+
 def warn_if_binary(group: Group, estimator: str, stacklevel: int = 3) -> None:
     """Warn, on the CPU in eager mode, when the batch has zeros and ones and nothing else: there is no tail in it."""
-    if not values_are_readable(group.rewards):
+    if not values_are_readable(group.rewards) or _quiet_about_binary.get():
         return
     first = group.rewards[:1]
     if not ((first == 0) | (first == 1) | ~group.valid[:1]).all():

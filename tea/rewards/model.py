@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,7 +13,13 @@ from tea._extras import needs_extra
 from tea.rewards.base import Text, reward_text
 
 with needs_extra("trl", "a reward model"):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 
 class RewardModel:
@@ -37,7 +43,8 @@ class RewardModel:
         trust_remote_code: passed to transformers.
 
     Raises:
-        ValueError: the model has more than one label, no padding token can be found, or `batch_size` < 1.
+        ValueError: the model has more than one label or no trained score head, no padding token can be found, or
+            `batch_size` < 1.
     """
 
     def __init__(
@@ -64,17 +71,12 @@ class RewardModel:
             self.source = model
             device = device or default_device()
             quantized = {} if quantization is None else _quantized(quantization, dtype, device)
-            loaded = AutoModelForSequenceClassification.from_pretrained(
-                model, dtype=dtype, trust_remote_code=trust_remote_code, **quantized
-            )
+            loaded: Any = load_scorer(model, dtype=dtype, trust_remote_code=trust_remote_code, **quantized)
             device = None if quantized else device  # bitsandbytes has put it there
         else:
             self.source = model.config._name_or_path or type(model).__name__
             loaded = model
-        if loaded.config.num_labels != 1:
-            raise ValueError(
-                f"reward model {self.source!r} has {loaded.config.num_labels} labels; a reward needs exactly 1"
-            )
+        check_one_label(loaded.config)
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=trust_remote_code)
         if tokenizer.pad_token_id is None:
@@ -148,6 +150,48 @@ def _quantized(kind: str, dtype: str | torch.dtype, device: str | torch.device) 
     else:
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+class UntrainedScorer(ValueError):
+    """A model that gives something else than one trained score."""
+
+
+def check_one_label(config: Any) -> None:
+    """Raise UntrainedScorer, with its labels, unless the model that `config` is of has exactly one."""
+    if config.num_labels != 1:
+        labels = ", ".join(str(label) for label in list(config.id2label.values())[:5])
+        raise UntrainedScorer(
+            f"reward model {config._name_or_path!r} has {config.num_labels} labels ({labels}); a reward needs exactly 1"
+        )
+
+
+def load_scorer(source: str, **options: Any) -> PreTrainedModel:
+    """Load a sequence-classification model with one label, and with all of its weights from the checkpoint.
+
+    Args:
+        source: model id or local path.
+        options: for `from_pretrained`: dtype, revision, trust_remote_code, ...
+
+    Raises:
+        UntrainedScorer: the model has more than one label, or weights that the checkpoint does not have (a causal language
+            model gets a random score head, and scores at random).
+    """
+    shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    config = AutoConfig.from_pretrained(source, **shared)
+    classifies = any("SequenceClassification" in name for name in config.architectures or [])
+    if classifies:
+        check_one_label(config)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, output_loading_info=True, **options
+    )
+    missing = sorted(info["missing_keys"])
+    if missing and not getattr(model, "_hf_peft_config_loaded", False):  # an adapter brings its head by itself
+        kind = f" (it is a {config.architectures[0]})" if config.architectures else ""
+        raise UntrainedScorer(
+            f"reward model {source!r} has no trained score head{kind}: {', '.join(missing[:3])} would be random; give a "
+            "model that was trained as a reward model (AutoModelForSequenceClassification with one label)"
+        )
+    return cast(PreTrainedModel, model)
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

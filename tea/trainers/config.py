@@ -75,6 +75,10 @@ class TEAConfig(GRPOConfig):
         eval_best_of_n_prompts: Held-out prompts that are sampled, the first of them. 0: all.
         eval_best_of_n_stop: Stop when best-of-N has fallen below the best measured by more than the paired 95 %
             interval over prompts.
+        max_unusable_batches: Stop the run after so many generation batches in a row in which no group has two
+            different rewards (all missing, or all equal). The first such batch is warned about. 0: never stop.
+        max_reward: The largest value that the weighted sum of the rewards can take, if it is known. The forecast
+            that is logged as ``tea/best_of_n`` is never above it.
         k: For `max_at_k`, the number of samples whose best is aimed at; at most `num_generations` +
             `reward_memory`.
         rungs: For `ladder`, increasing k's, at most `num_generations` + `reward_memory`.
@@ -161,6 +165,13 @@ class TEAConfig(GRPOConfig):
         default=True,
         metadata={"help": "Stop when measured best-of-N has fallen below the best one by more than its interval."},
     )
+    max_unusable_batches: int = field(
+        default=20,
+        metadata={"help": "Stop after so many batches in a row in which no group has two different rewards. 0: never."},
+    )
+    max_reward: float | None = field(
+        default=None, metadata={"help": "Largest reward possible, if known: no logged forecast is above it."}
+    )
     k: int | None = field(
         default=None,
         metadata={
@@ -215,6 +226,7 @@ class TEAConfig(GRPOConfig):
         check_target_n(self.target_n_start)
         check_schedule(self.target_n_schedule)
         check_memory_size("reward_memory", self.reward_memory, minimum=0)
+        check_memory_size("max_unusable_batches", self.max_unusable_batches, minimum=0)
         self.normalize_advantages = _normalization(self.normalize_advantages)
         if self.scale_rewards not in ("auto", "group", "batch", "none"):
             raise ValueError(f"scale_rewards must be auto, group, batch or none, got {self.scale_rewards!r}")

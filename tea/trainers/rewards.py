@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tea.rewards.client import RewardServerGone
-from tea.trainers.errors import UserError
+from tea.rewards.model import UntrainedScorer, check_one_label, load_scorer
+from tea.trainers.errors import UserError, told_to_user
 
 
 def load_reward_model(path: str, **options: Any) -> torch.nn.Module:
@@ -27,29 +27,12 @@ def load_reward_model(path: str, **options: Any) -> torch.nn.Module:
         UserError: If it cannot be loaded, has more than one label, or its score head would be newly initialised, as
             that of a language model would: a random reward trains without an error.
     """
-    what = f"reward model {path!r}"
-    loading = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
     try:
-        config = AutoConfig.from_pretrained(path, **loading)
-        architectures = config.architectures or []
-        labels = config.num_labels
-        if any("SequenceClassification" in name for name in architectures) and labels != 1:
-            raise UserError(f"{what} has {labels} labels; a reward is one number, so it must have 1")
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=1, output_loading_info=True, **options
-        )
-    except UserError:
-        raise
+        return load_scorer(path, **options)
+    except UntrainedScorer as error:
+        raise UserError(str(error)) from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what} cannot be loaded: {model_error(path, error)}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        kind = f" (it is a {architectures[0]})" if architectures else ""
-        raise UserError(
-            f"{what} has no trained score head{kind}: {', '.join(missing[:3])} would be random; give a model that was "
-            "trained as a reward model (AutoModelForSequenceClassification with one label)"
-        )
-    return model
+        raise UserError(f"reward model {path!r} cannot be loaded: {model_error(path, error)}") from error
 
 
 def model_error(path: str, error: Exception) -> str:
@@ -137,7 +120,11 @@ def checked_rewards(reward_funcs: Any, **model_options: Any) -> Any:
     for reward in rewards:
         if isinstance(reward, str):
             out.append(load_reward_model(reward, **model_options))
-        elif isinstance(reward, torch.nn.Module) or not callable(reward):
+        elif isinstance(reward, torch.nn.Module):
+            with told_to_user(UntrainedScorer):
+                check_one_label(reward.config)
+            out.append(reward)
+        elif not callable(reward):
             out.append(reward)
         else:
             out.append(checked(reward))

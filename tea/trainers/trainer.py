@@ -31,9 +31,8 @@ from tea.estimators import (
     get_estimator,
     get_estimator_spec,
     normalize_advantages,
-    tail_statistics,
 )
-from tea.estimators.group import BinaryRewardsWarning
+from tea.estimators.group import BinaryRewardsWarning, quiet_about_binary
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
 from tea.rewards.client import RewardServerGone
@@ -43,7 +42,9 @@ from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenize
 from tea.trainers.config import TEAConfig
 from tea.trainers.errors import UserError, told_to_user
 from tea.trainers.gone import GoneServers, StepSnapshot
+from tea.trainers.guards import UsableRewards
 from tea.trainers.identity import task_key
+from tea.trainers.metrics import best_of_n_forecast, tail_metrics
 from tea.trainers.resumable import ResumableGRPOTrainer
 from tea.trainers.rewards import checked_rewards
 from tea.trainers.scale import RunningScale
@@ -81,9 +82,10 @@ class AdvantageTrainer(ResumableGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose advantages come from any estimator.
 
     Everything else is TRL's: generation, reward functions and their weights, loss, KL, clipping, logging. Logged
-    besides TRL's metrics, over the rollouts that were trained on:
+    besides TRL's metrics, over the rollouts that were trained on (not those that `mask_truncated_completions` masks):
 
-    - ``tea/best_of_n``: the best-of-`target_n` reward that their upper tails forecast;
+    - ``tea/best_of_n``: the best-of-`target_n` reward that their upper tails forecast; of 0/1 rewards, pass@N under
+      the Beta posterior of every prompt;
     - ``tea/tail_mean``, ``tea/tail_std``: of the upper `tail_fraction` of each group;
     - ``tea/frac_degenerate_groups``: share of groups in which all advantages are zero;
     - ``tea/frac_binary_groups``: share of groups whose rewards are all 0 or 1;
@@ -162,6 +164,17 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self._share_prompts = isinstance(self.args, TEAConfig) and self.args.share_prompts
         if self._share_prompts:
             self._check_sharing()
+        unusable = (
+            self.args.max_unusable_batches if isinstance(self.args, TEAConfig) else TEAConfig.max_unusable_batches
+        )
+        self._usable_rewards = UsableRewards(unusable)
+        self.extra_state.add("usable_rewards", self._usable_rewards)
+        train_dataset = kwargs.get("train_dataset", other_args[0] if other_args else None)
+        if self.reward_memory is not None and train_dataset is None:
+            raise UserError(
+                "reward_memory needs a train_dataset: where the environment makes the tasks, nothing says which of "
+                "them is seen again"
+            )
         self._key_columns: tuple[str, ...] | None = None  # all
         if self.reward_memory is not None:
             self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
@@ -242,6 +255,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self._tail_fraction = 0.25 if fraction in (None, "auto") else float(fraction)
         self._schedule = options.target_n_schedule if options is not None else "constant"
         self._target_n_start = options.target_n_start if options is not None else 1
+        self._max_reward = options.max_reward if options is not None else None
         if self._schedule != "constant" and not (isinstance(chosen, str) and "target_n" in spec.parameters):
             raise ValueError(
                 f"target_n_schedule={self._schedule!r} is set, but {self.estimator_name!r} has no target_n to anneal"
@@ -268,32 +282,37 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         return getattr(estimator, "__name__", type(estimator).__name__)
 
     def _probe_estimator(self, args: GRPOConfig) -> None:
-        sizes = {"num_generations": args.num_generations}
-        if args.do_eval or args.eval_strategy != "no":
-            sizes["num_generations_eval"] = args.num_generations_eval or args.num_generations
-        for name, m in sizes.items():
-            if m < 2:  # evaluation alone can have one; TRL gives it advantage 0 and so do we
-                continue
-            prompts = max(args.generation_batch_size // m, 1)
-            # 0/1 rewards are what every estimator can take; a generator of its own leaves the run's seed alone.
-            generator = torch.Generator().manual_seed(0)
-            rewards = torch.randint(0, 2, (prompts, m), generator=generator).float().to(args.device)
-            histories: list[Tensor | None] = [None]
-            remembered = ""
-            if self.reward_memory is not None and name == "num_generations":
-                shape = (prompts, self.reward_memory.size)
-                remembered = f" and up to {self.reward_memory.size} remembered ones per prompt"
-                histories.append(torch.randint(0, 2, shape, generator=generator).float().to(args.device))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    for history in histories:
-                        self._advantages_of(rewards, history)
-                except Exception as error:
-                    raise ValueError(
-                        f"advantage estimator {self.estimator_name!r} fails on rewards of shape "
-                        f"(num_prompts, {name}) = {(prompts, m)}{remembered}: {error}"
-                    ) from error
+        self._probe_size(args, "num_generations", args.num_generations, self.reward_memory)
+        self._estimates_in_eval = True
+        num_generations_eval = args.num_generations_eval or args.num_generations
+        # One is possible in evaluation alone; TRL gives it advantage 0 and so do we.
+        if num_generations_eval not in (1, args.num_generations):
+            try:
+                self._probe_size(args, "num_generations_eval", num_generations_eval, None)
+            except ValueError:
+                self._estimates_in_eval = False
+
+    def _probe_size(self, args: GRPOConfig, name: str, m: int, memory: RewardMemory | None) -> None:
+        prompts = max(args.generation_batch_size // m, 1)
+        # 0/1 rewards are what every estimator can take; a generator of its own leaves the run's seed alone.
+        generator = torch.Generator().manual_seed(0)
+        rewards = torch.randint(0, 2, (prompts, m), generator=generator).float().to(args.device)
+        histories: list[Tensor | None] = [None]
+        remembered = ""
+        if memory is not None:
+            shape = (prompts, memory.size)
+            remembered = f" and up to {memory.size} remembered ones per prompt"
+            histories.append(torch.randint(0, 2, shape, generator=generator).float().to(args.device))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                for history in histories:
+                    self._advantages_of(rewards, history)
+            except Exception as error:
+                raise ValueError(
+                    f"advantage estimator {self.estimator_name!r} fails on rewards of shape "
+                    f"(num_prompts, {name}) = {(prompts, m)}{remembered}: {error}"
+                ) from error
 
     def _current_target_n(self) -> float:
         state = getattr(self, "state", None)  # there is none yet when the estimator is tried out
@@ -314,9 +333,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         def estimate(rewards: Tensor) -> Tensor:
             return estimator(rewards, **({"mask": ~torch.isnan(rewards)} if self._pass_mask else {}))
 
-        with warnings.catch_warnings():
-            # The trainer says it itself, once, and on every device.
-            warnings.simplefilter("ignore", BinaryRewardsWarning)
+        with quiet_about_binary():  # the trainer says it itself, once, and on every device
             if self.reward_memory is None:
                 advantages = estimate(rewards)
             else:
@@ -389,28 +406,34 @@ class AdvantageTrainer(ResumableGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
-        memory = self.reward_memory if mode == "train" else None
-        local_keys = [task_key(example, self._key_columns) for example in inputs] if memory is not None else []
+        remembers = mode == "train" and self.reward_memory is not None
+        local_keys = [task_key(example, self._key_columns) for example in inputs] if remembers else []
         output = super()._generate_and_score_completions(inputs)
         num_generations = self.num_generations if mode == "train" else self.num_generations_eval
         if self._measuring or num_generations < 2:
             return output
         start = time.perf_counter()
         rewards = self._take_rewards().view(-1, num_generations)
-        if self._keeps_trl_advantages:
+        if mode == "train":
+            self._usable_rewards.check(rewards)
+        if self._keeps_trl_advantages or (mode == "eval" and not self._estimates_in_eval):
             advantages = self.accelerator.gather(output["advantages"]).view(-1, num_generations)
-        elif memory is None:
-            advantages = self._advantages_of(rewards)
         else:
-            # Gathered as TRL gathers the rewards: in the order of the processes, groups contiguous.
-            keys = gather_object(local_keys)[::num_generations]
-            history = memory.recall(keys)
-            advantages = self._advantages_of(rewards, history.to(rewards.device))
-            memory.update(keys, rewards)
-            self._metrics[mode]["tea/memory_rewards"].append((~history.isnan()).sum(1).float().mean().item())
-        advantages = self._normalized(advantages, ~torch.isnan(rewards), mode)
+            advantages = self._trained_on(rewards, mode, local_keys)
         self._metrics[mode]["tea/advantage_time"].append(time.perf_counter() - start)
-        self._log_tail(mode, rewards, advantages)
+        counted = rewards
+        if self.mask_truncated_completions:
+            trained_on = self.accelerator.gather(output["completion_mask"].any(dim=1))
+            counted = torch.where(trained_on.view_as(rewards), rewards, torch.nan)
+        prompts = self._real_prompts(len(rewards)) if mode == "eval" else len(rewards)
+        metrics, zeros_and_ones = tail_metrics(
+            counted[:prompts], advantages[:prompts], self._target_n, self._tail_fraction, self._max_reward
+        )
+        for name, value in metrics.items():
+            self._metrics[mode][f"tea/{name}"].append(value)
+        estimator = self.advantage_estimator
+        if zeros_and_ones and isinstance(estimator, Estimator) and estimator.spec.gaussian_tail:
+            self._warn_binary()
         if self._schedule != "constant":
             self._metrics[mode]["tea/target_n"].append(self._current_target_n())
 
@@ -591,29 +614,32 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         return torch.cat(collected)[: len(prompts)].double().numpy()
 
     def _forecast(self, rewards: Tensor) -> Tensor:
-        return tail_statistics(rewards.float(), self._target_n, self._tail_fraction).best_of_n
+        return best_of_n_forecast(rewards.float(), self._target_n, self._tail_fraction, self._max_reward)
 
-    def _log_tail(self, mode: str, rewards: Tensor, advantages: Tensor) -> None:
-        tail = tail_statistics(rewards, self._target_n, self._tail_fraction)
-        missing = torch.isnan(rewards)
-        binary = (missing | (rewards == 0) | (rewards == 1)).all(dim=1) & ~missing.all(dim=1)
-        values = torch.stack(
-            (
-                tail.best_of_n.nanmean(),
-                tail.mean.nanmean(),
-                tail.std.nanmean(),
-                (advantages == 0).all(dim=1).float().mean(),
-                binary.float().mean(),
-                (binary.all() & (rewards == 0).any() & (rewards == 1).any()).float(),
-            )
-        )
-        *shares, all_binary = values.tolist()  # the only transfer to the host
-        names = ("best_of_n", "tail_mean", "tail_std", "frac_degenerate_groups", "frac_binary_groups")
-        for name, value in zip(names, shares, strict=True):
-            self._metrics[mode][f"tea/{name}"].append(value)
-        estimator = self.advantage_estimator
-        if all_binary and isinstance(estimator, Estimator) and estimator.spec.gaussian_tail:
-            self._warn_binary()
+    def _trained_on(self, rewards: Tensor, mode: str, local_keys: list[str]) -> Tensor:
+        """The advantages (P, m) of a batch, from the memory and into it in training, and scaled."""
+        valid = ~torch.isnan(rewards)
+        if mode == "eval" or self.reward_memory is None:
+            return self._normalized(self._advantages_of(rewards), valid, mode)
+        # Gathered as TRL gathers the rewards: in the order of the processes, groups contiguous.
+        keys = gather_object(local_keys)[:: rewards.shape[1]]
+        history = self.reward_memory.recall(keys)
+        advantages = self._advantages_of(rewards, history.to(rewards.device))
+        self.reward_memory.update(keys, rewards)
+        self._metrics[mode]["tea/memory_rewards"].append((~history.isnan()).sum(1).float().mean().item())
+        return self._normalized(advantages, valid, mode)
+
+    def _real_prompts(self, prompts: int) -> int:
+        """How many of the prompts of an evaluation's batch are not there only to fill up its last one."""
+        state = self.accelerator.gradient_state
+        if state.active_dataloader is None or not state.end_of_dataloader:
+            return prompts
+        try:
+            total = len(state.active_dataloader.dataset)
+        except TypeError:  # streamed
+            return prompts
+        per_batch = self.args.eval_batch_size * self.accelerator.num_processes // self.num_generations_eval
+        return min(prompts, total % per_batch or per_batch)
 
     def _warn_binary(self) -> None:
         if not self._warned_binary:

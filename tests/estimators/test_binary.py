@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import tea
-from tea.estimators.binary import PRIOR_CONCENTRATIONS, PRIOR_MEANS
+from tea.estimators.binary import PRIOR_CONCENTRATIONS, PRIOR_MEANS, pass_at_n_forecast
 from tests.reference import estimators as reference
 
 F64 = torch.float64
@@ -159,3 +160,42 @@ def test_passk_refuses_graded_rewards_and_k_beyond_the_group():
         tea.passk_binary_advantages(torch.full((2, 4), 0.5), 2)
     with pytest.raises(ValueError, match="k must be at most the number of generations"):
         tea.passk_binary_advantages(torch.zeros(2, 4), 5)
+
+
+# --- The forecast of pass@N ---
+
+
+def test_forecast_is_the_posterior_mean_over_the_grid_of_priors():
+    """Against E[(1 - p)^N] as a product of N fractions, and scipy's beta-binomial."""
+    m, target_n = 6, 20
+    successes, counts = [0, 1, 4, 6, 0], [6, 6, 6, 6, 3]
+    rewards = torch.tensor([[1.0] * s + [0.0] * (m - s) for s in successes], dtype=F64)
+    rewards[4, :3] = torch.nan
+    priors = [(mean * size, (1 - mean) * size) for mean in PRIOR_MEANS for size in PRIOR_CONCENTRATIONS]
+    evidence = np.array(
+        [np.prod([stats.betabinom.pmf(s, n, a, b) for s, n in zip(successes, counts, strict=True)]) for a, b in priors]
+    )
+    belief = evidence / evidence.sum()
+    expected = []
+    for s, n in zip(successes, counts, strict=True):
+        fail = [math.prod((b + n - s + i) / (a + b + n + i) for i in range(target_n)) for a, b in priors]
+        expected.append(float(belief @ (1 - np.array(fail))))
+    forecast = pass_at_n_forecast(rewards, target_n)
+    assert forecast.tolist() == pytest.approx(expected, rel=1e-9)
+    empty = torch.cat((rewards, torch.full((1, m), torch.nan, dtype=F64)))
+    torch.testing.assert_close(pass_at_n_forecast(empty, target_n)[:-1], forecast)
+    assert pass_at_n_forecast(empty, target_n)[-1].isnan()
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.5, 3.0), (2.0, 12.0), (0.2, 0.3), (0.5, 10.0)])
+def test_forecast_is_near_the_truth(a, b):
+    """pass@128 of 64 prompts from 8 rollouts each, over 50 batches: within 0.04 of the truth on average."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(a, b, size=(50, 64))
+    rewards = torch.tensor(rng.random((50, 64, 8)) < p[:, :, None]).double()
+    forecast = torch.stack([pass_at_n_forecast(batch, 128).mean() for batch in rewards])
+    truth = (1 - (1 - p) ** 128).mean()
+    assert forecast.mean().item() == pytest.approx(truth, abs=0.04)
+    assert forecast.max() <= 1
+    # Nothing at all is not half of everything.
+    assert pass_at_n_forecast(torch.zeros(16, 8), 128).max() < 0.1

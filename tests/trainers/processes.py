@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from safetensors.torch import save_file
 from transformers import TrainerCallback
@@ -102,8 +103,20 @@ class Progress(TrainerCallback):
         self.write(state, "saved")
 
 
+def _pretend_cpus_are_gpus():
+    """Accelerate leaves FSDP out where the processes run on CPUs; FSDP2 itself does not mind."""
+    PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+
+    def set_device(self):
+        self.device = torch.device("cpu")
+
+    PartialState.set_device = set_device
+
+
 def _child(spec, environment):
     os.environ.update(environment)
+    if "ACCELERATE_USE_FSDP" in environment:
+        _pretend_cpus_are_gpus()
     log = Path(spec["output"]) / f"log_{environment.get('RANK', '0')}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

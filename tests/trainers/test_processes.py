@@ -165,7 +165,8 @@ def assert_same_training(one, records):
     compared = set()
     for row, row_ in zip(one["log"], records[0]["log"], strict=True):
         names = [name for name in row if "tea/" in name and "time" not in name]
-        names += {"reward", "eval_reward", "loss", "grad_norm"} & set(row)
+        # Not eval_reward, in which TRL counts the rows twice that fill up the last batch.
+        names += {"reward", "loss", "grad_norm"} & set(row)
         for name in names:
             assert row_[name] == pytest.approx(row[name], rel=1e-3, abs=1e-5), name
         compared.update(names)
@@ -181,7 +182,7 @@ def test_two_processes_train_like_one_and_resume(tmp_path, model_path, one_proce
     records = train(spec, 2)
     assert_same_training(one, records)
     assert_nearly_the_same_weights(output, tmp_path / "two")
-    checkpoint = newest_complete(tmp_path / "two")[0]
+    checkpoint = tmp_path / "two" / "checkpoint-5"
     files = json.loads((checkpoint / "manifest.json").read_text())["files"]
     assert {"trainer_extra_state_0.pt", "trainer_extra_state_1.pt", "rng_state_1.pth"} <= set(files)
     resumed = two(model_path, tmp_path / "resumed", resume_from_checkpoint=str(checkpoint))
@@ -203,13 +204,15 @@ FSDP2 = {
 
 def test_fsdp2_trains_like_one_process_and_resumes(tmp_path, model_path, one_process):
     output, one = one_process
-    records = train(two(model_path, tmp_path / "two"), 2, **FSDP2)
+    # Where use_cpu is set, accelerate does not even look for FSDP.
+    records = train(two(model_path, tmp_path / "two", use_cpu=False), 2, **FSDP2)
     assert_same_training(one, records)
     assert_nearly_the_same_weights(output, tmp_path / "two")
-    checkpoint = newest_complete(tmp_path / "two")[0]
+    checkpoint = tmp_path / "two" / "checkpoint-5"
     files = json.loads((checkpoint / "manifest.json").read_text())["files"]
     assert {"pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/__1_0.distcp"} <= set(files)
-    train(two(model_path, tmp_path / "resumed", resume_from_checkpoint=str(checkpoint)), 2, **FSDP2)
+    resumed = two(model_path, tmp_path / "resumed", use_cpu=False, resume_from_checkpoint=str(checkpoint))
+    train(resumed, 2, **FSDP2)
     assert_same_weights(tmp_path / "two", tmp_path / "resumed")
 
 

@@ -216,11 +216,6 @@ def test_config_is_validated_on_construction(tmp_path, options, message):
             {"multi_objective_aggregation": "normalize_then_sum", "normalize_advantages": "batch"},
             "normalize_advantages='batch' cannot be had",
         ),
-        (
-            AdvantageTrainer,
-            {"advantage_estimator": "max_at_k", "k": 4, "eval_strategy": "steps", "num_generations_eval": 2},
-            "num_generations_eval.*at most",
-        ),
     ],
 )
 def test_options_that_cannot_work_fail_before_a_model_is_loaded(build, trainer_class, options, message):
