@@ -173,8 +173,8 @@ def load_scorer(source: str, **options: Any) -> PreTrainedModel:
         options: for `from_pretrained`: dtype, revision, trust_remote_code, ...
 
     Raises:
-        UntrainedScorer: the model has more than one label, or weights that the checkpoint does not have (a causal language
-            model gets a random score head, and scores at random).
+        UntrainedScorer: the model has more than one label, or weights that the checkpoint does not have (a causal
+            language model gets a random score head, and scores at random).
     """
     shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
     config = AutoConfig.from_pretrained(source, **shared)
@@ -188,8 +188,8 @@ def load_scorer(source: str, **options: Any) -> PreTrainedModel:
     if missing and not getattr(model, "_hf_peft_config_loaded", False):  # an adapter brings its head by itself
         kind = f" (it is a {config.architectures[0]})" if config.architectures else ""
         raise UntrainedScorer(
-            f"reward model {source!r} has no trained score head{kind}: {', '.join(missing[:3])} would be random; give a "
-            "model that was trained as a reward model (AutoModelForSequenceClassification with one label)"
+            f"reward model {source!r} has no trained score head{kind}: {', '.join(missing[:3])} would be random; give "
+            "a model that was trained as a reward model (AutoModelForSequenceClassification with one label)"
         )
     return cast(PreTrainedModel, model)
 

@@ -140,6 +140,14 @@ def publish(partial: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def publish_files(partial: Path, folder: Path) -> None:
+    """Move finished files into a folder that holds others; config.json, without which nothing loads, comes last."""
+    for path in sorted(partial.iterdir(), key=lambda path: path.name in _MODEL_FILES[:2]):
+        _flush(path)
+        os.replace(path, folder / path.name)
+    _flush(folder)
+
+
 def rotate(run_dir: str | os.PathLike[str], limit: int | None, keep: Mapping[str, Any] | set[str | None]) -> None:
     """Delete the oldest checkpoints beyond ``limit`` (None or 0: none), but no folder in ``keep``."""
     if not limit or limit < 1:

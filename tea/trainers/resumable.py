@@ -28,6 +28,7 @@ from tea.trainers.checkpoints import (
     check_complete,
     newest_complete,
     publish,
+    publish_files,
     read_manifest,
     rotate,
     write_manifest,
@@ -252,6 +253,29 @@ class ResumableGRPOTrainer(GRPOTrainer):
         if self._push_when_published:
             self._push_when_published = False
             super()._push_from_checkpoint(final)
+
+    def save_final_model(self) -> None:
+        """Save the trained model to `output_dir` as one that loads in plain transformers, sharded or not in training.
+
+        It is written beside first: a crash leaves no half of a model.
+
+        Raises:
+            CheckpointError: If the disk refuses it.
+        """
+        folder = self.args.output_dir
+        staging = os.path.join(folder, PARTIAL_DIR, "model")
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with self._one_error_for_all(os.path.join(folder, "the model")):
+            self.save_model(staging, _internal_call=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish_files(Path(staging), Path(folder))
+            shutil.rmtree(os.path.dirname(staging), ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
     def _finish_checkpoint(self, folder: Path, final: str) -> None:
         """Add what TRL does not save, and call the checkpoint by the name that it will have."""

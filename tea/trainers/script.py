@@ -199,7 +199,7 @@ def main(
             "go on with --resume_from_checkpoint auto"
         )
         return trainer
-    trainer.save_model(training_args.output_dir)
+    trainer.save_final_model()
     trainer.accelerator.print(f"model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

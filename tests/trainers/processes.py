@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
-from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from tea.trainers import AdvantageTrainer, TEAConfig
@@ -49,7 +48,7 @@ class Recorder(AdvantageTrainer):
 
 
 def run(spec):
-    """Train as ``spec`` says and leave ``weights.safetensors`` and ``record_RANK.json`` in ``spec["output"]``."""
+    """Train as ``spec`` says and leave the model and ``record_RANK.json`` in ``spec["output"]``."""
     output = Path(spec["output"])
     rank = os.environ.get("RANK", "0")
     options = {**conftest.DEFAULTS, "output_dir": str(output), **spec["options"]}
@@ -65,10 +64,8 @@ def run(spec):
     progress = Progress(output / "progress.txt", spec.get("slow_step", 0.0))
     trainer.add_callback(progress)
     trainer.train(resume_from_checkpoint=resume)
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if rank == "0":
-        state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        save_file(state, output / "weights.safetensors")
+    if trainer.stopped_by is None:
+        trainer.save_final_model()
     record = {
         "batches": getattr(trainer, "batches", None),
         "log": trainer.state.log_history,

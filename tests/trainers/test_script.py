@@ -2,15 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from transformers import AutoModelForCausalLM
 
+from tea.trainers.checkpoints import list_checkpoints
+from tea.trainers.errors import UserError
 from tea.trainers.script import main, parse
 from tea.trainers.selection import load_training_data
 from tests.reference.tiny import tiny_reward_model
@@ -268,3 +272,40 @@ def test_shipped_configs_parse_and_say_how_to_run_them(path, monkeypatch):
     # bf16 needs a device that has it; everything else is validated as it stands.
     training_args = parse(["--config", str(path), "--bf16", "false", "--use_cpu", "true"])[1]
     assert training_args.advantage_estimator is not None
+
+
+# --- The life of a run ---
+
+
+class Terminate(transformers.TrainerCallback):
+    """A scheduler that wants its machine back in the first step."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_ends_the_command_well(config_path, tmp_path, capsys):
+    changes = {"max_steps": 3, "save_strategy": "no"}
+    whole = main(*parse(["--config", config_path(output_dir=str(tmp_path / "whole"), **changes)]))
+    config = config_path(output_dir=str(tmp_path / "stopped"), **changes)
+    stopped = main(*parse(["--config", config]), callbacks=[Terminate()])
+    assert stopped.stopped_by == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert "stopped by SIGTERM after step 1 of 3: go on with --resume_from_checkpoint auto" in capsys.readouterr().out
+    assert [path.name for path in list_checkpoints(tmp_path / "stopped")] == ["checkpoint-1"]
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    resumed = main(*parse(["--config", config, "--resume_from_checkpoint", "auto"]))
+    assert resumed.stopped_by is None
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    expected = weights(tmp_path / "whole")
+    assert all(tensor.equal(expected[name]) for name, tensor in weights(tmp_path / "stopped").items())
+    assert not (tmp_path / "stopped" / ".partial").exists()
+
+
+def test_a_model_without_checkpoints_is_not_overwritten(config_path):
+    arguments = ["--config", config_path(max_steps=1, save_strategy="no")]
+    main(*parse(arguments))
+    for more in ([], ["--resume_from_checkpoint", "auto"]):
+        with pytest.raises(UserError, match=r"run' holds a model \(config.json\) and no checkpoint .*choose another"):
+            main(*parse([*arguments, *more]))
