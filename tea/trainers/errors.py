@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,3 +26,15 @@ def told_to_user(*errors: type[Exception], what: str = "") -> Iterator[None]:
         raise
     except errors as error:
         raise UserError(f"{what}{': ' if what else ''}{error}") from error
+
+
+@contextmanager
+def refuse_pickled(what: str) -> Iterator[None]:
+    """Turn torch's refusal to load pickled objects, which recommends to load them all the same, into a UserError."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{what} is damaged or holds pickled objects other than tensors, which could run code when loaded; they "
+            "are not loaded: get it as safetensors, from a source that you trust"
+        ) from error

@@ -7,7 +7,6 @@ With `tea/trainers/trainer.py` this is where private methods of TRL's and transf
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object, send_to_device
+from datasets import IterableDataset
 from safetensors import SafetensorError
 from transformers import TrainerState
 from trl import GRPOTrainer
@@ -33,6 +33,7 @@ from tea.trainers.checkpoints import (
     rotate,
     write_manifest,
 )
+from tea.trainers.errors import refuse_pickled
 from tea.trainers.extra_state import ExtraState
 from tea.trainers.identity import compare_runs, describe_data, describe_model
 from tea.trainers.signals import StopOnSignal
@@ -189,16 +190,25 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 stacklevel=3,
             )
 
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        epochs, batches = super()._init_training_state(max_steps, *args, **kwargs)
+        epoch = self.state.epoch or 0.0
+        if isinstance(self.train_dataset, IterableDataset) and epoch > 0:
+            # transformers takes `max_steps` for the length of the stream, which may have ended and begun again.
+            epochs = int(epoch)
+            batches = round((epoch - epochs) * max_steps * self.args.gradient_accumulation_steps)
+        return epochs, batches
+
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)
         return self._train_sampler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _safely_loaded(resume_from_checkpoint):
+        with refuse_pickled(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _safely_loaded(checkpoint):
+        with refuse_pickled(str(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
@@ -312,14 +322,3 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
 def _is_of_the_disk(error: Exception) -> bool:
     return isinstance(error, OSError) or any(text in str(error) for text in ("os error", "PytorchStreamWriter"))
-
-
-@contextmanager
-def _safely_loaded(checkpoint: str | None) -> Iterator[None]:
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{checkpoint} holds pickled objects other than tensors, which could run code when loaded: "
-            f"{str(error).splitlines()[0]}"
-        ) from error

@@ -13,7 +13,7 @@ import torch
 
 from tea.rewards.client import RewardServerGone
 from tea.rewards.model import UntrainedScorer, check_one_label, load_scorer
-from tea.trainers.errors import UserError, told_to_user
+from tea.trainers.errors import UserError, refuse_pickled, told_to_user
 
 
 def load_reward_model(path: str, **options: Any) -> torch.nn.Module:
@@ -28,7 +28,10 @@ def load_reward_model(path: str, **options: Any) -> torch.nn.Module:
             that of a language model would: a random reward trains without an error.
     """
     try:
-        return load_scorer(path, **options)
+        with refuse_pickled(f"reward model {path!r}"):
+            return load_scorer(path, **options)
+    except UserError:
+        raise
     except UntrainedScorer as error:
         raise UserError(str(error)) from error
     except (OSError, ValueError, RuntimeError) as error:

@@ -40,7 +40,7 @@ from tea.rollouts.shared import sample_shared, why_not_shared
 from tea.trainers.best_of_n import BestOfNTracker
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
-from tea.trainers.errors import UserError, told_to_user
+from tea.trainers.errors import UserError, refuse_pickled, told_to_user
 from tea.trainers.gone import GoneServers, StepSnapshot
 from tea.trainers.guards import UsableRewards
 from tea.trainers.identity import task_key
@@ -150,7 +150,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         options = dict(args.model_init_kwargs) if args is not None and isinstance(args.model_init_kwargs, dict) else {}
         options.pop("revision", None)  # the policy's
         options.setdefault("trust_remote_code", args is not None and args.trust_remote_code)
-        super().__init__(model, checked_rewards(reward_funcs, **options), args, *other_args, **kwargs)
+        with refuse_pickled(f"model {model!r}"):
+            super().__init__(model, checked_rewards(reward_funcs, **options), args, *other_args, **kwargs)
         if args is None:
             self._prepare_estimator(self.args, advantage_estimator)
         self.scale_rewards = self._resolved_scale_rewards  # TRL does not know "auto"

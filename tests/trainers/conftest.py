@@ -55,6 +55,7 @@ def build(tmp_path, model_path):
         trainer_class=GRPOTrainer,
         *,
         model=None,
+        dataset=None,
         reward_funcs=count_reward,
         config_class=None,
         trainer_kwargs=None,
@@ -62,7 +63,7 @@ def build(tmp_path, model_path):
     ):
         config_class = config_class or (GRPOConfig if trainer_class is GRPOTrainer else TEAConfig)
         defaults = {"output_dir": str(tmp_path / trainer_class.__name__), **DEFAULTS}
-        dataset = Dataset.from_dict({"prompt": PROMPTS})
+        dataset = dataset or Dataset.from_dict({"prompt": PROMPTS})
         config = config_class(**{**defaults, **options})
         return trainer_class(
             model=model or model_path,

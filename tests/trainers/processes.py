@@ -36,8 +36,9 @@ class Recorder(AdvantageTrainer):
             self.batches.append([prompts, output["advantages"].tolist()])
         return output
 
-    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations):
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         """Completions that depend on the prompt and its place in its group alone, as many processes as there are."""
+        num_generations = self.num_generations if self.model.training else self.num_generations_eval
         first = self.accelerator.process_index * len(prompt_ids)
         completions = []
         for i, ids in enumerate(prompt_ids):

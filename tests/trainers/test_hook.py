@@ -53,6 +53,19 @@ def test_resuming_overrides_these():
         (Trainer._load_from_checkpoint, ["self", "resume_from_checkpoint", "model"]),
         (Trainer._push_from_checkpoint, ["self", "checkpoint_folder"]),
         (Trainer._get_output_dir, ["self", "trial"]),
+        (
+            Trainer._init_training_state,
+            *[
+                [
+                    "self",
+                    "max_steps",
+                    "num_update_steps_per_epoch",
+                    "num_train_epochs",
+                    "resume_from_checkpoint",
+                    "trial",
+                ]
+            ],
+        ),
     ]:
         assert list(inspect.signature(method).parameters) == parameters, method
     sampler = inspect.getsource(RepeatSampler)

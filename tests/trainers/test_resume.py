@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from tea.trainers import AdvantageTrainer, TEAConfig
 from tea.trainers.checkpoints import CheckpointError
-from tests.reference.tiny import tiny_qwen3
+from tea.trainers.errors import UserError
+from tests.reference.tiny import tiny_llama, tiny_qwen3, tiny_reward_model
 from tests.trainers.conftest import PROMPTS, count_reward
 
 # 8 prompts, 2 per generation, kept for 3 epochs and a half.
@@ -102,6 +103,20 @@ def test_every_prompt_comes_once_in_the_interrupted_epoch(build, tmp_path):
     second.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
     assert rest == second_epoch[2:]
     assert sorted(prompt for batch in second_epoch for prompt in batch[::4]) == sorted(PROMPTS)
+
+
+def test_streamed_data(build, tmp_path):
+    """A stream of four batches, in its second pass and at its end, where nobody knows its length."""
+    data = Dataset.from_dict({"prompt": PROMPTS}).to_iterable_dataset()
+    whole = build(AdvantageTrainer, output_dir=str(tmp_path / "whole"), dataset=data, **RUN)
+    expected = watch_prompts(whole)
+    whole.train()
+    for step in (3, 4, 6):
+        resumed = build(AdvantageTrainer, output_dir=str(tmp_path / f"resumed-{step}"), dataset=data, **RUN)
+        seen = watch_prompts(resumed)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert seen == expected[step:]
+        assert_same_weights(whole, resumed)
 
 
 def test_moving_reference_model(build, tmp_path):
@@ -224,6 +239,19 @@ def test_pickled_objects_are_not_loaded(build, interrupted, tmp_path, name, caps
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"][name] = (copy / name).stat().st_size
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"checkpoint-2.*objects"):
+    with pytest.raises(UserError, match=r"checkpoint-2.*objects"):
         build(AdvantageTrainer, **{**RUN, "max_steps": 2}).train(resume_from_checkpoint=str(copy))
+    assert "code was run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("role", ["model", "reward model"])
+def test_pickled_models_are_not_loaded(build, tmp_path, tokenizer, capsys, role):
+    make = tiny_llama if role == "model" else tiny_reward_model
+    make(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"weight": Evil()}, tmp_path / "pytorch_model.bin")
+    given = {"model": str(tmp_path)} if role == "model" else {"reward_funcs": str(tmp_path)}
+    with pytest.raises(UserError, match=f"^{role} '.*pickled objects other than tensors.*get it as safetensors"):
+        build(AdvantageTrainer, **given)
     assert "code was run" not in capsys.readouterr().out
