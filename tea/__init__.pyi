@@ -9,6 +9,7 @@ from .estimators import advantages_with_memory as advantages_with_memory
 from .estimators import bon_max_mean_advantages as bon_max_mean_advantages
 from .estimators import bon_max_second_advantages as bon_max_second_advantages
 from .estimators import cat_bon_advantages as cat_bon_advantages
+from .estimators import choose_estimator as choose_estimator
 from .estimators import dr_grpo_advantages as dr_grpo_advantages
 from .estimators import eb_bon_advantages as eb_bon_advantages
 from .estimators import expected_max_normal as expected_max_normal

@@ -47,8 +47,19 @@ class Settings:
     sampling: int = 0
 
 
-Advantages = Callable[[Tensor, Tensor], Tensor]
-"""(rewards (P, m), prompt index (P,)) to advantages (P, m)."""
+Advantages = Callable[..., Tensor]
+"""(rewards (P, m), prompt index (P,)) to advantages (P, m); one with an attribute ``further_samples``, K, is also given
+the rewards (P, K) of that many other samples of the current policy for the same prompts."""
+
+
+@torch.no_grad()
+def _further_rewards(task: Task, policy: Any, index: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(P, count) rewards of samples that are not trained on, prompt by prompt: there may be thousands."""
+    rewards = []
+    for row in index:
+        completions = sample(policy, task.tokens[row : row + 1], count, task.completion_length, generator)
+        rewards.append(task.reward(row.expand(count), completions))
+    return torch.stack(rewards)
 
 
 def train(task: Task, base: nn.Module, advantages_of: Advantages, settings: Settings, seed: int) -> Any:
@@ -59,6 +70,7 @@ def train(task: Task, base: nn.Module, advantages_of: Advantages, settings: Sett
     steps = settings.updates * settings.num_iterations
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
     order, sampling = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1 + settings.sampling)
+    beside = torch.Generator().manual_seed(seed + 3 + settings.sampling)
     queue = torch.empty(0, dtype=torch.long)
     m = settings.num_generations
     for _ in range(settings.updates):
@@ -68,7 +80,10 @@ def train(task: Task, base: nn.Module, advantages_of: Advantages, settings: Sett
         completions = sample(policy, task.tokens[index], m, task.completion_length, sampling)
         rows = index.repeat_interleave(m)
         rewards = task.reward(rows, completions).view(-1, m)
-        advantages = advantages_of(rewards, index).view(-1, 1)
+        further = ()
+        if count := getattr(advantages_of, "further_samples", 0):
+            further = (_further_rewards(task, policy, index, count, beside),)
+        advantages = advantages_of(rewards, index, *further).view(-1, 1)
         old_log_probs = reference_log_probs = None
         if reference is not None:
             with torch.no_grad():

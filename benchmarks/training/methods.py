@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks.training.loop import Advantages
 from tea.estimators import get_estimator, get_estimator_spec, normalize_advantages
-from tea.estimators.group import BinaryRewardsWarning
+from tea.estimators.group import STD_EPSILON, BinaryRewardsWarning
 from tea.estimators.memory import RewardMemory, advantages_with_memory
 
 Options = dict[str, Any]
+
+PSI_ORACLE = "psi_oracle"
+"""No estimator: it sees what no estimator can."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Method:
 
     def advantages(self, num_generations: int, target_n: int) -> Advantages:
         """A new function from (rewards (P, m), prompt index (P,)) to advantages (P, m), as the trainer gives them."""
+        if self.estimator == PSI_ORACLE:
+            return PsiOracle(target_n)
         spec = get_estimator_spec(self.estimator)
         bound = dict(self.options(num_generations, target_n))
         scale = spec.scale_in_training or "group"
@@ -79,6 +85,35 @@ def _top(m: int, n: int) -> Options:
 def _beyond(m: int, n: int) -> int:
     """So many that the group and its past make N."""
     return max(n - m, 0)
+
+
+ORACLE_SAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class PsiOracle:
+    """The ceiling of all estimators of weights: each rollout gets the true influence of its reward on best of N.
+
+    psi(u) is the integral up to u of N F(t)^(N-1), F the distribution of the rewards of further samples of the
+    current policy, which are not trained on; centred by the mean of the group's m, divided by its standard deviation
+    and the root mean square of the batch, as the estimators are.
+    """
+
+    target_n: int
+    further_samples: int = ORACLE_SAMPLES
+
+    def __call__(self, rewards: Tensor, index: Tensor, further: Tensor) -> Tensor:
+        """(P, m) advantages of (P, m) rewards, given (P, K) further ones of the same prompts."""
+        g = further.double().sort(dim=1).values
+        count = g.shape[1]
+        slope = self.target_n * (torch.arange(1, count + 1, dtype=g.dtype) / count) ** (self.target_n - 1)  # above g_j
+        rise = torch.nn.functional.pad((slope[:-1] * g.diff(dim=1)).cumsum(1), (1, 0))  # psi(g_j)
+        u = rewards.double()
+        below = torch.searchsorted(g, u.contiguous(), right=True)  # how many are not above
+        last = (below - 1).clamp(min=0)
+        psi = torch.where(below > 0, rise.gather(1, last) + slope[last] * (u - g.gather(1, last)), 0.0)
+        psi = psi - psi.mean(1, keepdim=True)
+        return normalize_advantages((psi / (u.std(1, keepdim=True) + STD_EPSILON)).float())
 
 
 OTHER_ROLLOUTS = "max_at_m, other rollouts"
@@ -152,7 +187,9 @@ _ABLATIONS = [
 
 _NOISE = [replace(METHODS["max_at_m"], name=OTHER_ROLLOUTS, settings={"sampling": 10_000})]
 
-METHODS |= {method.name: method for method in _ABLATIONS + _NOISE}
+_CEILING = [Method(PSI_ORACLE, PSI_ORACLE)]
+
+METHODS |= {method.name: method for method in _ABLATIONS + _NOISE + _CEILING}
 MAIN = [method.name for method in _MAIN]
 ABLATIONS = [method.name for method in _ABLATIONS]
 PEERS = [method.name for method in _MAIN if not method.ours]

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.record import environment
 from benchmarks.training.loop import Settings, run
-from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS
+from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS, PSI_ORACLE
 from benchmarks.training.policy import base_policy
 from benchmarks.training.task import tasks
 
@@ -146,7 +146,7 @@ def plan_main(names: list[str], seeds: Iterable[int]) -> list[Cell]:
         _cell("main", task, method, seed)
         for seed in seeds
         for task in names
-        for method in [*MAIN, OTHER_ROLLOUTS]
+        for method in [*MAIN, OTHER_ROLLOUTS, PSI_ORACLE]
         if applicable(method, task)
     ]
 
@@ -163,7 +163,7 @@ def plan_headroom(names: list[str], seeds: Iterable[int]) -> list[Cell]:
 
 
 MISMATCH = ((4, 128), (8, 128), (16, 128), (16, 512), (64, 512))
-MISMATCH_METHODS = ("grpo", "max_at_m", "tea", "eb_bon", "ladder_memory")
+MISMATCH_METHODS = ("grpo", "max_at_m", "tea", "eb_bon", "ladder_memory", PSI_ORACLE)
 
 
 def plan_mismatch(names: list[str], seeds: Iterable[int]) -> list[Cell]:
@@ -209,7 +209,7 @@ PLANS: dict[str, Callable[[list[str], Iterable[int]], list[Cell]]] = {
 
 def tuned_as(method: str) -> str:
     """The method whose learning rate another takes: its own in the main table, else its parent's there."""
-    return "max_at_m" if method == "oracle" else method.split(", ")[0]
+    return "max_at_m" if method in ("oracle", PSI_ORACLE) else method.split(", ")[0]
 
 
 def tuning_cells(cells: list[Cell], rates: Iterable[float]) -> list[Cell]:

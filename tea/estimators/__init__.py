@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tea.estimators.auto import AutoEstimator, Choice, choose_estimator
 from tea.estimators.baselines import (
     bon_max_mean_advantages,
     cat_bon_advantages,
@@ -45,6 +46,8 @@ from tea.estimators.schedule import scheduled_target_n
 from tea.estimators.tail import TailStatistics, tail_statistics, tea_advantages
 
 __all__ = [
+    "AutoEstimator",
+    "Choice",
     "Estimator",
     "EstimatorSpec",
     "RewardMemory",
@@ -53,6 +56,7 @@ __all__ = [
     "bon_max_mean_advantages",
     "bon_max_second_advantages",
     "cat_bon_advantages",
+    "choose_estimator",
     "dr_grpo_advantages",
     "eb_bon_advantages",
     "expected_max_normal",

@@ -40,8 +40,9 @@ class TEAConfig(GRPOConfig):
     says nothing about what it can still win. And ``max_grad_norm`` (below).
 
     Args:
-        advantage_estimator: Name of the estimator, see `tea.list_estimators()`. None: the trainer's own ("tea" for
-            `TEATrainer`, "prefix_tea" for `PrefixTEATrainer`, "grpo" for `AdvantageTrainer`).
+        advantage_estimator: Name of the estimator, see `tea.list_estimators()`, or "auto", see `tea.choose_estimator`.
+            None: the trainer's own ("tea" for `TEATrainer`, "prefix_tea" for `PrefixTEATrainer`, "grpo" for
+            `AdvantageTrainer`).
         target_n: N, the number of samples per prompt at deployment, of which the best is returned.
         target_n_schedule: "constant", or anneal N from `target_n_start` to `target_n` over training: "linear" or
             "geometric".
@@ -237,7 +238,16 @@ class TEAConfig(GRPOConfig):
         check_tail_fraction(self.tail_fraction, auto=True)
         if self.estimator_kwargs is not None and not isinstance(self.estimator_kwargs, dict):
             raise ValueError(f"estimator_kwargs must be a mapping, got {self.estimator_kwargs!r}")
-        if self.advantage_estimator is not None:
+        if self.advantage_estimator == "auto":
+            chosen = [name for name in self._ESTIMATOR_OPTIONS if getattr(self, name) is not None]
+            chosen += ["estimator_kwargs"] if self.estimator_kwargs else []
+            chosen += ["monotone"] if self.monotone is not None else []
+            if chosen:
+                raise ValueError(
+                    f"advantage_estimator='auto' chooses its options itself, but {', '.join(chosen)} is set: "
+                    "name the estimator that it is for"
+                )
+        elif self.advantage_estimator is not None:
             spec = get_estimator_spec(self.advantage_estimator)
             estimator = get_estimator(spec.name, **self.estimator_options(spec))
             if self.reward_memory > 0:

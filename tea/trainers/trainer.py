@@ -32,11 +32,13 @@ from tea.estimators import (
     get_estimator_spec,
     normalize_advantages,
 )
+from tea.estimators.auto import AutoEstimator
 from tea.estimators.group import BinaryRewardsWarning, quiet_about_binary
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.schedule import scheduled_target_n
 from tea.rewards.client import RewardServerGone
 from tea.rollouts.shared import sample_shared, why_not_shared
+from tea.trainers.auto import memory_for_auto
 from tea.trainers.best_of_n import BestOfNTracker
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
@@ -113,7 +115,9 @@ class AdvantageTrainer(ResumableGRPOTrainer):
             with NaN for those that do not exist yet, and a callable's advantages of the current rollouts are
             centred. Apart from that a callable's result is used as it is: `target_n`, `tail_fraction`, `monotone`
             and `scale_rewards` are its own affair, and `normalize_advantages` is "none" unless set.
-            Default: `args.advantage_estimator`, else "grpo".
+            Default: `args.advantage_estimator`, else "grpo". "auto" looks at the first batch of rewards, at `target_n`
+            and at whether prompts come back, and says what it takes and why, see `tea.choose_estimator`; where prompts
+            come back it sets `reward_memory` unless that is set.
 
     Raises:
         ValueError: On an unknown name or an option out of range, `num_generations` too small for the estimator,
@@ -144,6 +148,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         advantage_estimator: str | AdvantageEstimator | None = None,
         **kwargs: Any,
     ) -> None:
+        # For "auto": whether prompts come back.
+        self._dataset = kwargs.get("train_dataset", other_args[0] if other_args else None)
         if args is not None:
             # Before TRL loads a model: a wrong option should cost nothing.
             self._prepare_estimator(args, advantage_estimator)
@@ -176,6 +182,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
                 "reward_memory needs a train_dataset: where the environment makes the tasks, nothing says which of "
                 "them is seen again"
             )
+        if isinstance(self.advantage_estimator, AutoEstimator):
+            self.extra_state.add("auto_estimator", self.advantage_estimator)
         self._key_columns: tuple[str, ...] | None = None  # all
         if self.reward_memory is not None:
             self.extra_state.add("reward_memory", _KeyedMemory(self, self.reward_memory))
@@ -216,7 +224,16 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         own = self._default_estimator
         if type(self)._fixed_estimator and chosen != own:
             raise ValueError(f"{type(self).__name__} is for {own!r}; use AdvantageTrainer for {chosen!r}")
-        if isinstance(chosen, str):
+        remembered = options.reward_memory if options is not None else 0
+        spec = None
+        if chosen == "auto":
+            target_n = options.target_n if options is not None else TEAConfig.target_n
+            remembered = remembered or memory_for_auto(args, getattr(self, "_dataset", None), target_n)
+            self.advantage_estimator: AdvantageEstimator = AutoEstimator(
+                target_n, args.num_generations, memory=remembered
+            )
+            normalize = "running"
+        elif isinstance(chosen, str):
             spec = get_estimator_spec(chosen)
             if options is None:
                 defaults = {"target_n": TEAConfig.target_n, "tail_fraction": TEAConfig.tail_fraction}
@@ -224,15 +241,14 @@ class AdvantageTrainer(ResumableGRPOTrainer):
                 bound |= {"monotone": spec.monotone_in_training, "scale": spec.scale_in_training or args.scale_rewards}
             else:
                 bound = options.estimator_options(spec)
-            self.advantage_estimator: AdvantageEstimator = get_estimator(chosen, **bound)
+            self.advantage_estimator = get_estimator(chosen, **bound)
             normalize = "none" if spec.own_scale else "running"
         elif callable(chosen):
             self.advantage_estimator = chosen
             normalize = "none"
         else:
             raise TypeError(f"advantage_estimator must be a name or a callable, got {type(chosen)}")
-        remembered = options.reward_memory if options is not None else 0
-        if remembered > 0:
+        if remembered > 0 and chosen != "auto":
             check_uses_memory(self.advantage_estimator)
         self.reward_memory = RewardMemory(remembered) if remembered > 0 else None
         self._most_rewards = args.num_generations + remembered  # that the estimator has to do with
@@ -244,9 +260,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
                 f"{args.multi_objective_aggregation!r}, which leaves TRL's advantages as they are"
             )
         self._scale = RunningScale()
-        self._resolved_scale_rewards = (
-            options.scale_rewards_for(spec if isinstance(chosen, str) else None) if options else args.scale_rewards
-        )
+        self._resolved_scale_rewards = options.scale_rewards_for(spec) if options else args.scale_rewards
         if args.max_grad_norm is None:
             args.max_grad_norm = 1.0 if normalize == "none" else 1e6
         self._pass_mask = _accepts_mask(self.advantage_estimator)
@@ -257,7 +271,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self._schedule = options.target_n_schedule if options is not None else "constant"
         self._target_n_start = options.target_n_start if options is not None else 1
         self._max_reward = options.max_reward if options is not None else None
-        if self._schedule != "constant" and not (isinstance(chosen, str) and "target_n" in spec.parameters):
+        if self._schedule != "constant" and (spec is None or "target_n" not in spec.parameters):
             raise ValueError(
                 f"target_n_schedule={self._schedule!r} is set, but {self.estimator_name!r} has no target_n to anneal"
             )
@@ -417,6 +431,9 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         rewards = self._take_rewards().view(-1, num_generations)
         if mode == "train":
             self._usable_rewards.check(rewards)
+        estimator = self.advantage_estimator
+        if isinstance(estimator, AutoEstimator) and mode == "train" and estimator.judge(rewards):
+            self.accelerator.print(f"advantage_estimator auto takes {estimator.choice}")
         if self._keeps_trl_advantages or (mode == "eval" and not self._estimates_in_eval):
             advantages = self.accelerator.gather(output["advantages"]).view(-1, num_generations)
         else:

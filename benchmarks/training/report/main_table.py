@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import table
-from benchmarks.training.methods import MAIN, OURS
+from benchmarks.training.methods import MAIN, OURS, PSI_ORACLE
 from benchmarks.training.report.common import NOT_RUN, SAME, Section, noise, show
 from benchmarks.training.report.intervals import paired, t_interval
 from benchmarks.training.report.ranks import rank
@@ -17,8 +17,8 @@ from benchmarks.training.run import N
 
 def section_main(results: Results) -> Section:
     """Every method at m = 16, N = 128."""
-    methods = results.methods(["base", *MAIN])
-    if not [name for name in methods if name != "base"]:
+    methods = results.methods(["base", *MAIN, PSI_ORACLE])
+    if not [name for name in methods if name not in ("base", PSI_ORACLE)]:
         return NOT_RUN, {}
     ranks = rank(results)
     best = ranks.best(OURS) if ranks else None
@@ -26,7 +26,8 @@ def section_main(results: Results) -> Section:
     found: dict[str, Any] = {"methods": {}, "best_of_ours": best}
     for task in results.tasks:
         values = {name: of for name in methods if (of := results.values(task, name))}
-        top = max(values, key=lambda name: float(np.mean([*values[name].values()])), default=None)
+        allowed = [name for name in values if name != PSI_ORACLE]
+        top = max(allowed, key=lambda name: float(np.mean([*values[name].values()])), default=None)
         columns[task] = {}
         for name, of in values.items():
             mean = t_interval(of.values())
@@ -34,12 +35,14 @@ def section_main(results: Results) -> Section:
             assert mean is not None
             text = mean.text(results.decimals(task))
             with_best = name == top or (gap is not None and not gap.separate and gap.half is not None)
+            with_best = with_best and name != PSI_ORACLE
             columns[task][name] = f"**{text}**" if with_best else text
             entry = found["methods"].setdefault(name, {"tasks": {}})
             entry["tasks"][task] = {"mean": mean, "seeds": of, "behind_best": gap, "with_best": with_best}
     rows = []
     for name in methods:
-        kind = "" if name == "base" else "ours" if name in OURS else "published" if "published" in name else "peer"
+        kind = "ours" if name in OURS else "published" if "published" in name else "peer"
+        kind = {"base": "", PSI_ORACLE: "ceiling"}.get(name, kind)
         cells = [columns[task].get(name, "") for task in results.tasks]
         place = difference = ""
         if ranks is not None and name in ranks.methods:
@@ -64,6 +67,11 @@ def section_main(results: Results) -> Section:
         "to seed). Bold: the paired interval of its difference to the best of the column includes 0. `pass_at_n` is "
         "for 0/1 rewards only and not ranked."
     )
+    if PSI_ORACLE in methods:
+        text += (
+            f" `{PSI_ORACLE}` is the ceiling of all estimators, trained with the true influence of every reward from "
+            "further samples that are not trained on; neither bold nor ranked."
+        )
     header = ["method", "", *results.tasks]
     if ranks is not None and best is not None:
         header += ["mean rank", f"rank behind {best}"]

@@ -1,0 +1,41 @@
+"""``advantage_estimator="auto"`` trains like the estimator that it names, and says so once."""
+
+import pytest
+from datasets import Dataset
+
+from tea.trainers import AdvantageTrainer, TEAConfig
+from tea.trainers.auto import memory_for_auto, visits_per_prompt
+
+
+def passed(completions, **kwargs):
+    return [float(len(text) % 2) for text in completions]
+
+
+def advantages(trainer):
+    trainer.train()
+    return list(trainer._logs["advantages"])
+
+
+def test_is_the_estimator_that_it_takes(build, capsys):
+    options = {"target_n": 32, "max_steps": 2, "num_train_epochs": 1, "reward_funcs": passed}
+    auto = advantages(build(AdvantageTrainer, advantage_estimator="auto", **options))
+    said = capsys.readouterr().out
+    assert said.count("advantage_estimator auto takes") == 1
+    assert "pass_at_n(target_n=32): rewards are 0 or 1, and N = 32 is beyond the 4 rollouts" in said
+    assert auto == advantages(build(AdvantageTrainer, advantage_estimator="pass_at_n", **options))
+
+
+def test_remembers_where_prompts_come_back(build, tmp_path):
+    trainer = build(AdvantageTrainer, advantage_estimator="auto", target_n=32, max_steps=12)
+    assert visits_per_prompt(trainer.args, trainer.train_dataset) >= 2
+    assert trainer.reward_memory.size == 28
+    trainer.train()
+    assert trainer.advantage_estimator.choice.name == "ladder"
+    few = TEAConfig(output_dir=str(tmp_path), max_steps=1, num_generations=4, bf16=False, use_cpu=True)
+    assert memory_for_auto(few, Dataset.from_dict({"prompt": ["a"] * 100}), 32) == 0
+    assert memory_for_auto(few, iter(()), 32) == 0, "a stream does not say"
+
+
+def test_options_of_an_estimator_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="'auto' chooses its options itself, but k is set"):
+        TEAConfig(output_dir=str(tmp_path), advantage_estimator="auto", k=4, bf16=False, use_cpu=True)
