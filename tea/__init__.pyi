@@ -20,6 +20,7 @@ from .estimators import grpo_advantages as grpo_advantages
 from .estimators import ladder_advantages as ladder_advantages
 from .estimators import list_estimators as list_estimators
 from .estimators import max_at_k_advantages as max_at_k_advantages
+from .estimators import max_at_k_off_policy_advantages as max_at_k_off_policy_advantages
 from .estimators import max_po_advantages as max_po_advantages
 from .estimators import max_rl_advantages as max_rl_advantages
 from .estimators import monotone_projection as monotone_projection

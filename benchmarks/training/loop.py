@@ -49,7 +49,8 @@ class Settings:
 
 Advantages = Callable[..., Tensor]
 """(rewards (P, m), prompt index (P,)) to advantages (P, m); one with an attribute ``further_samples``, K, is also given
-the rewards (P, K) of that many other samples of the current policy for the same prompts."""
+the rewards (P, K) of that many other samples of the current policy for the same prompts; one with a method
+``off_policy(rewards, ratios)`` gives the advantages of later iterations, by importance ratios (P, m) of sequences."""
 
 
 @torch.no_grad()
@@ -92,6 +93,9 @@ def train(task: Task, base: nn.Module, advantages_of: Advantages, settings: Sett
             log_probs, _ = token_log_probs(policy, task.tokens[rows], completions)
             if old_log_probs is None:
                 old_log_probs = log_probs.detach()
+            elif hasattr(advantages_of, "off_policy"):
+                moved = (log_probs.detach() - old_log_probs).sum(1).exp().view(-1, m)
+                advantages = advantages_of.off_policy(rewards, moved).view(-1, 1)
             ratio = (log_probs - old_log_probs).exp()
             loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).mean()
             if reference_log_probs is not None:

@@ -30,6 +30,7 @@ from tea.estimators.ladder import ladder_advantages
 from tea.estimators.max_po import max_po_advantages
 from tea.estimators.memory import RewardMemory, advantages_with_memory
 from tea.estimators.normal import expected_max_normal
+from tea.estimators.off_policy import max_at_k_off_policy_advantages
 from tea.estimators.order import (
     bon_max_second_advantages,
     check_k,
@@ -67,6 +68,7 @@ __all__ = [
     "ladder_advantages",
     "list_estimators",
     "max_at_k_advantages",
+    "max_at_k_off_policy_advantages",
     "max_po_advantages",
     "max_rl_advantages",
     "monotone_projection",
