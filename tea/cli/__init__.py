@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from tea.cli import compare, curve, demo, diagnose, estimators, eval, forecast, plan, score, train
+from tea.cli import compare, curve, demo, diagnose, estimators, eval, forecast, merge, plan, score, train
 
 app = typer.Typer(
     name="tea",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 
 app.command("train", context_settings=train.SETTINGS, add_help_option=False, help=train.HELP)(train.command)
+app.command("merge")(merge.command)
 app.command("estimators")(estimators.command)
 app.command("demo")(demo.command)
 app.command("eval")(eval.command)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import (
+    Dataset,
     DatasetDict,
     IterableDataset,
     IterableDatasetDict,
@@ -59,6 +60,11 @@ def load_splits(script_args: TrainArguments, dataset_args: DatasetMixtureConfig)
 
 def _load_one(script_args: TrainArguments) -> Any:
     name = str(script_args.dataset_name)
+    if name.startswith(GYM):
+        from tea.rewards.gym import gym_rows
+
+        with told_to_user(ValueError, ImportError, what=f"dataset_name {name!r}"):
+            return Dataset.from_list(gym_rows(name.removeprefix(GYM)))
     path = Path(name).expanduser()
     options: dict[str, Any] = {"streaming": script_args.dataset_streaming}
     what = f"dataset_name {name!r}"
@@ -141,7 +147,8 @@ def prompts_of(rows: Any, split: str, script_args: TrainArguments) -> tuple[Any,
         out = {"prompt": prompt or None}
         if gsm8k:
             rationale, _, final = str(row["answer"]).rpartition("\n#### ")
-            out |= {"answer": final.replace(",", "").strip(), "rationale": rationale}
+            number = final.replace(",", "").strip()
+            out |= {"answer": number, "solution": number, "rationale": rationale}
         return out
 
     dropped = [name for name in columns if name in _RESERVED]
@@ -154,7 +161,7 @@ def prompts_of(rows: Any, split: str, script_args: TrainArguments) -> tuple[Any,
             f"columns that TRL would misread are left out: {', '.join(lost)} (rename one to pass it to a reward)"
         )
     if gsm8k:
-        notes.append("column 'answer' keeps what follows ####; the text before it is in 'rationale'")
+        notes.append("columns 'answer' and 'solution' are the number after ####; the text before it is 'rationale'")
     unchanged = column == "prompt" and not lost and not gsm8k and not chat and isinstance(example["prompt"], str)
     if unchanged and not example["prompt"].startswith("\n\nHuman:"):
         return rows, notes

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -77,8 +77,10 @@ def checked(reward: Callable[..., Any]) -> Callable[..., Any]:
             result.append(None if value is None else float(value))
         return result
 
-    def failed(error: Exception) -> UserError:
+    def failed(error: Exception, columns: Iterable[str]) -> UserError:
         last = traceback.extract_tb(error.__traceback__)[-1]
+        if isinstance(error, TypeError) and "required" in str(error) and last.filename == __file__:
+            return UserError(f"reward function {name!r} cannot be called: {error}; it is given {', '.join(columns)}")
         return UserError(
             f"reward function {name!r} raised {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
         )
@@ -91,7 +93,7 @@ def checked(reward: Callable[..., Any]) -> Callable[..., Any]:
             except (UserError, RewardServerGone, asyncio.CancelledError):
                 raise
             except Exception as error:
-                raise failed(error) from error
+                raise failed(error, kwargs) from error
             return numbers(rewards, len(kwargs["completions"]))
 
         return _named(wrapped_async, reward, name)
@@ -102,7 +104,7 @@ def checked(reward: Callable[..., Any]) -> Callable[..., Any]:
         except (UserError, RewardServerGone):
             raise
         except Exception as error:
-            raise failed(error) from error
+            raise failed(error, kwargs) from error
         return numbers(rewards, len(kwargs["completions"]))
 
     return _named(wrapped, reward, name)

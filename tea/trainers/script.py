@@ -16,6 +16,7 @@ from tea.rewards import RewardServerGone, load_reward
 from tea.trainers.arguments import TrainArguments, parse
 from tea.trainers.checkpoints import holds_a_model, list_checkpoints
 from tea.trainers.checks import (
+    check_disk,
     check_enough_prompts,
     check_prompts_fit_tokenizer,
     check_writable,
@@ -24,6 +25,7 @@ from tea.trainers.checks import (
 from tea.trainers.config import TEAConfig
 from tea.trainers.data import GYM
 from tea.trainers.errors import UserError, told_to_user
+from tea.trainers.estimate import checkpoint_bytes, report, sizes_of
 from tea.trainers.rewards import load_reward_model, model_error
 from tea.trainers.selection import TrainingData, load_training_data, save_data_record
 from tea.trainers.trainer import AdvantageTrainer
@@ -104,9 +106,10 @@ def prepare(
             dataset_args,
             seed=training_args.seed,
             evaluated=training_args.eval_strategy != "no",
-            length=_PromptLength(tokenizer, training_args.chat_template_kwargs),
+            length=PromptLength(tokenizer, training_args.chat_template_kwargs),
         )
     check_enough_prompts(data.train, training_args)
+    _check_sizes(config, training_args, model_args)
     prompt = first_prompt(data.train)
     if isinstance(prompt, list):  # of text the trainer warns
         check_prompts_fit_tokenizer(prompt, tokenizer, name)
@@ -125,7 +128,21 @@ def prepare(
     return Prepared(config, processor, data, rewards)
 
 
-class _PromptLength:
+def _check_sizes(config: Any, training_args: TEAConfig, model_args: ModelConfig) -> None:
+    try:
+        sizes = sizes_of(config, model_args)
+    except (ValueError, NotImplementedError) as error:
+        if "arget modules" in str(error):
+            raise UserError(
+                f"lora_target_modules {model_args.lora_target_modules} matches no layer: give all-linear or several "
+                "names; a single one is a pattern for a layer's whole path"
+            ) from error
+        return  # what AutoModelForCausalLM does not know, such as a model of images too
+    if training_args.save_strategy != "no":
+        check_disk(training_args.output_dir, checkpoint_bytes(sizes))
+
+
+class PromptLength:
     """Tokens of a prompt as it is trained on. A class, so that `datasets` can hash it for its cache."""
 
     def __init__(self, tokenizer: Any, template_options: Any) -> None:
@@ -186,6 +203,7 @@ def main(
         peft_config=get_peft_config(model_args),
         callbacks=list(callbacks),
     )
+    trainer.data_source = script_args.dataset_name
     for note in prepared.data.notes:
         trainer.accelerator.print(note)
     if trainer.accelerator.is_main_process:
@@ -200,19 +218,39 @@ def main(
         )
         return trainer
     trainer.save_final_model()
+    trainer.create_model_card(model_name=os.path.basename(os.path.abspath(training_args.output_dir)))
     trainer.accelerator.print(f"model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     return trainer
 
 
+def dry_run(
+    script_args: TrainArguments,
+    training_args: TEAConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+    reward_funcs: Sequence[Any] = (),
+) -> list[str]:
+    """Check everything that :func:`main` would, load all but the policy's weights, and say what the run will take."""
+    prepared = prepare(script_args, training_args, model_args, dataset_args, reward_funcs)
+    tokenizer = getattr(prepared.processor, "tokenizer", prepared.processor)
+    length = PromptLength(tokenizer, training_args.chat_template_kwargs)
+    return report(prepared.config, training_args, model_args, prepared.data, prepared.rewards, length)
+
+
 def command(args: Sequence[str] | None = None, prog: str | None = None, reward_funcs: Sequence[Any] = ()) -> None:
     """Parse and train; what the user did wrong ends in one message on stderr and exit code 2."""
     try:
         script_args, training_args, model_args, dataset_args = parse(args, prog)
-        main(script_args, training_args, model_args, dataset_args, reward_funcs).end()
+        if script_args.dry_run:
+            lines = dry_run(script_args, training_args, model_args, dataset_args, reward_funcs)
+            if training_args.process_index == 0:
+                print("\n".join(lines))
+        else:
+            main(script_args, training_args, model_args, dataset_args, reward_funcs).end()
     except (UserError, RewardServerGone) as error:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         rank = f" (process {os.environ.get('RANK', '?')})" if several else ""
-        print(f"error{rank}: {error}", file=sys.stderr)
+        print(f"\nerror{rank}: {error}", file=sys.stderr)  # below a progress bar that may stand there
         raise SystemExit(2) from None

@@ -40,6 +40,7 @@ from tea.rewards.client import RewardServerGone
 from tea.rollouts.shared import sample_shared, why_not_shared
 from tea.trainers.auto import memory_for_auto
 from tea.trainers.best_of_n import BestOfNTracker
+from tea.trainers.card import model_card
 from tea.trainers.checks import check_enough_prompts, check_prompts_fit_tokenizer, first_prompt, warn_low_precision
 from tea.trainers.config import TEAConfig
 from tea.trainers.errors import UserError, refuse_pickled, told_to_user
@@ -51,6 +52,7 @@ from tea.trainers.resumable import ResumableGRPOTrainer
 from tea.trainers.rewards import checked_rewards
 from tea.trainers.scale import RunningScale
 from tea.trainers.shared_prompts import pack
+from tea.trainers.watch import Watcher
 
 AdvantageEstimator = Callable[..., Tensor]
 
@@ -191,6 +193,9 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         name = str(getattr(self.model.config, "_name_or_path", "")) or type(self.model).__name__
         check_prompts_fit_tokenizer(first_prompt(self.train_dataset), self._tokenizer, name)
         warn_low_precision(self.model, self.args.learning_rate)
+        weights = zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)
+        self.add_callback(Watcher(tuple(reward for reward, weight in weights if weight == 0)))
+        self.data_source: str | None = None  # for the model card
         self._gathered_rewards: Tensor | None = None
         self._warned_binary = False
         self._snapshot = StepSnapshot(self)
@@ -276,6 +281,20 @@ class AdvantageTrainer(ResumableGRPOTrainer):
                 f"target_n_schedule={self._schedule!r} is set, but {self.estimator_name!r} has no target_n to anneal"
             )
         self._probe_estimator(args)
+
+    @property
+    def target_n(self) -> float:
+        """N: samples per prompt at deployment, of which the best is returned."""
+        return self._target_n
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write README.md into `args.output_dir`: estimator, N, options, command, versions and best-of-N."""
+        if self.is_world_process_zero():
+            given = {tags} if isinstance(tags, str) else set(tags or ())
+            card = model_card(self, model_name, dataset_name, {*given, *self._tag_names})
+            card.save(os.path.join(self.args.output_dir, "README.md"))
 
     def run_description(self) -> dict[str, Any]:
         """See `ResumableGRPOTrainer`."""
