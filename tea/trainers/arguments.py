@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -233,32 +232,26 @@ def parse(args: Sequence[str] | None = None, prog: str | None = None) -> tuple[A
         raise SystemExit(0)
     # `--config=FILE` and `--config FILE` are the same, which TRL's parser does not know.
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    _check_config_file(words)
-    try:
-        # A ValueError or TypeError here is a check of a value: the dataclasses do nothing else.
-        with told_to_user(ValueError, TypeError, OSError):
-            return cast("tuple[Any, ...]", parser.parse_args_and_config(words))
-    except UserError as error:
-        unknown = (
-            re.findall(r"'--([\w-]+)", str(error)) if "not used by" in str(error) or "Unknown" in str(error) else []
-        )
-        if not unknown:
-            raise
-        known = [action.dest for action in parser._actions]
-        hints = [
-            f"{word} -> {near[0]}"
-            for word in unknown
-            if (near := difflib.get_close_matches(word.replace("-", "_"), known, n=1))
-        ]
-        hint = f"Did you mean: {', '.join(hints)}? " if hints else ""
-        raise UserError(f"there is no option {', '.join(unknown)}. {hint}`tea train --help-all` lists all.") from error
+    known = {action.dest for action in parser._actions}
+    # First, and not by building the dataclasses: what they find wrong may follow from the word that is not known.
+    flags = [word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    negated = {flag for flag in flags if flag.removeprefix("no_") in known}
+    unknown = [key for key in [*_read_config(words), *flags] if key not in known | negated | {"config", "env"}]
+    if unknown:
+        near = {word: difflib.get_close_matches(word, sorted(known), n=1) for word in unknown}
+        hints = ", ".join(f"{word} -> {match[0]}" for word, match in near.items() if match)
+        hint = f"Did you mean: {hints}? " if hints else ""
+        raise UserError(f"there is no option {', '.join(unknown)}. {hint}`tea train --help-all` lists all.")
+    # A ValueError or TypeError here is a check of a value: the dataclasses do nothing else.
+    with told_to_user(ValueError, TypeError, OSError):
+        return cast("tuple[Any, ...]", parser.parse_args_and_config(words))
 
 
-def _check_config_file(words: list[str]) -> None:
+def _read_config(words: list[str]) -> dict[str, Any]:
     if words.count("--config") > 1:
         raise UserError("--config is given twice; one file can be read")
     if "--config" not in words:
-        return
+        return {}
     position = words.index("--config") + 1
     if position == len(words) or words[position].startswith("--"):
         raise UserError("--config needs a YAML file after it, such as --config configs/tea_ultrafeedback.yaml")
@@ -274,3 +267,4 @@ def _check_config_file(words: list[str]) -> None:
         raise UserError(f"the config file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise UserError(f"the config file {str(path)!r} must hold `key: value` lines, got {type(config).__name__}")
+    return config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -88,8 +88,7 @@ def warn_low_precision(model: torch.nn.Module, learning_rate: float) -> None:
 
 def check_disk(path: str, needed: float) -> None:
     """Raise UserError if fewer than `needed` bytes, those of one checkpoint, are free where `path` is."""
-    stats = os.statvfs(path)
-    free = stats.f_bavail * stats.f_frsize
+    free = shutil.disk_usage(path).free
     if free < needed:
         raise UserError(
             f"a checkpoint takes about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free where output_dir "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,9 +157,7 @@ def test_a_directory_that_cannot_be_written(run, tmp_path):
 
 
 def test_a_disk_that_is_full(run, monkeypatch):
-    from types import SimpleNamespace
-
-    monkeypatch.setattr("os.statvfs", lambda path: SimpleNamespace(f_bavail=10, f_frsize=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(2000, 1000, 1000))
     assert "a checkpoint takes about 0.0 GB, but only 0.0 GB are free" in run(save_strategy="steps")
 
 
