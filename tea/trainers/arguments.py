@@ -232,11 +232,10 @@ def parse(args: Sequence[str] | None = None, prog: str | None = None) -> tuple[A
         raise SystemExit(0)
     # `--config=FILE` and `--config FILE` are the same, which TRL's parser does not know.
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    known = {action.dest for action in parser._actions}
+    known = {name.lstrip("-").replace("-", "_") for action in parser._actions for name in action.option_strings}
     # First, and not by building the dataclasses: what they find wrong may follow from the word that is not known.
     flags = [word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")]
-    negated = {flag for flag in flags if flag.removeprefix("no_") in known}
-    unknown = [key for key in [*_read_config(words), *flags] if key not in known | negated | {"config", "env"}]
+    unknown = [key for key in [*_read_config(words), *flags] if key not in known | {"config", "env"}]
     if unknown:
         near = {word: difflib.get_close_matches(word, sorted(known), n=1) for word in unknown}
         hints = ", ".join(f"{word} -> {match[0]}" for word, match in near.items() if match)
