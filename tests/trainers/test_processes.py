@@ -59,8 +59,12 @@ def test_sigterm_saves_within_the_step_and_exits_with_0(tmp_path, model_path):
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
-def kill_at_random(tmp_path, model_path, kills):
-    """A run that is killed over and over; then the next one, until there have been as many kills."""
+def test_killed_at_random_moments(tmp_path, model_path):
+    """A run that is killed over and over; then the next one, until there have been TEA_KILLS (6) of them.
+
+    TEA_KILLS=50 python -m pytest tests/trainers/test_processes.py -k killed
+    """
+    kills = int(os.environ.get("TEA_KILLS", "6"))
     chance = random.Random(0)
     options = {**RUN, "save_steps": 1, "save_total_limit": 2, "num_iterations": 2}
     whole = {"model": model_path, "output": tmp_path / "whole", "options": options}
@@ -104,15 +108,6 @@ def kill_at_random(tmp_path, model_path, kills):
         for before, (event, step_number) in itertools.pairwise(lines):
             if event == "begin":
                 assert int(step_number) >= int(before[1])
-
-
-def test_killed_at_random_moments(tmp_path, model_path):
-    kill_at_random(tmp_path, model_path, kills=6)
-
-
-@pytest.mark.slow
-def test_killed_fifty_times(tmp_path, model_path):
-    kill_at_random(tmp_path, model_path, kills=50)
 
 
 # --- Several processes ---
