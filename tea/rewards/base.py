@@ -1,8 +1,10 @@
-"""The contract of a reward function, and calling one safely."""
+"""The contract of a reward function, calling one safely, and telling one from another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 Message: TypeAlias = Mapping[str, Any]
@@ -81,3 +83,22 @@ def score_completions(
     if len(result) != len(completions):
         raise ValueError(f"reward function {name!r} returned {len(result)} rewards for {len(completions)} completions")
     return result
+
+
+def reward_source(function: RewardFunction | Callable[..., Any]) -> str:
+    """Where a reward comes from, for the record: a model's path, a server's address or module:function."""
+    source = getattr(function, "source", None)
+    if source is not None:
+        return str(source)
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def reward_fingerprint(function: RewardFunction | Callable[..., Any]) -> str | None:
+    """A hash of the model's weights or the function's source, to tell an edited reward from the old one; or None."""
+    known = getattr(function, "fingerprint", None)
+    if known is not None:
+        return str(known)
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    except (OSError, TypeError):  # no source at hand: a callable object, a built-in
+        return None

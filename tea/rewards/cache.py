@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tea.rewards.base import RewardFunction, Text, score_completions
-from tea.rewards.load import reward_fingerprint, reward_source
+from tea.rewards.base import RewardFunction, Text, reward_fingerprint, reward_source, score_completions
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, score REAL, used INTEGER NOT NULL) WITHOUT ROWID;

@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tea.rewards.base import RewardFunction, Text, score_completions
-from tea.rewards.load import reward_source
+from tea.rewards.base import RewardFunction, Text, reward_source, score_completions
 
 
 class CalibratedReward:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tea.rewards.base import RewardFunction, Text, score_completions
-from tea.rewards.load import reward_fingerprint, reward_source
+from tea.rewards.base import RewardFunction, Text, reward_fingerprint, reward_source, score_completions
 
 
 class WeightedReward:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from tea.rewards.base import RewardFunction
+from tea.rewards.base import RewardFunction, reward_fingerprint, reward_source
 from tea.rewards.verifiers import VERIFIERS
 
 
@@ -272,22 +271,3 @@ def _renamed(function: RewardFunction, name: str) -> RewardFunction:
     renamed.source = reward_source(function)  # type: ignore[attr-defined]
     renamed.fingerprint = reward_fingerprint(function)  # type: ignore[attr-defined]
     return renamed
-
-
-def reward_source(function: RewardFunction | Callable[..., Any]) -> str:
-    """Where a reward comes from, for the record: a model's path, a server's address or module:function."""
-    source = getattr(function, "source", None)
-    if source is not None:
-        return str(source)
-    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
-
-
-def reward_fingerprint(function: RewardFunction | Callable[..., Any]) -> str | None:
-    """A hash of the model's weights or the function's source, to tell an edited reward from the old one; or None."""
-    known = getattr(function, "fingerprint", None)
-    if known is not None:
-        return str(known)
-    try:
-        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
-    except (OSError, TypeError):  # no source at hand: a callable object, a built-in
-        return None

@@ -18,8 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tea.rewards.base import RewardFunction, score_completions
-from tea.rewards.load import reward_fingerprint, reward_source
+from tea.rewards.base import RewardFunction, reward_fingerprint, reward_source, score_completions
 from tea.rollouts.base import Completion, Generator, Prompt, SamplingConfig
 from tea.rollouts.io import REWARD_PREFIX, RewardTable, read_rewards
 from tea.rollouts.prompts import PromptSet, read_prompts

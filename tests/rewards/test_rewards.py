@@ -11,7 +11,7 @@ from tea.rewards import (
     load_reward,
     score_completions,
 )
-from tea.rewards.load import reward_source
+from tea.rewards.base import reward_source
 from tests.reference.reward_servers import RewardServer
 from tests.reference.tiny import tiny_reward_model, tiny_tokenizer
 

@@ -8,8 +8,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from tea.rewards import RewardModel, RewardServerError, RewardServerGone, load_reward
+from tea.rewards.base import reward_fingerprint, reward_source
 from tea.rewards.client import token_batches
-from tea.rewards.load import reward_fingerprint, reward_source
 from tests.reference.reward_servers import Faults, RewardServer
 from tests.reference.tiny import CHAT_TEMPLATE, tiny_reward_model, tiny_tokenizer
 

@@ -107,7 +107,7 @@ def test_a_process_killed_by_the_system_resumes_to_the_same_bytes(tmp_path):
         "import sys; sys.path.insert(0, '.')\n"
         "import signal\n"
         "from tests.rollouts.test_sample import *\n"
-        "from tea.rewards.load import reward_fingerprint\n"
+        "from tea.rewards.base import reward_fingerprint\n"
         "calls = iter(range(9))\n"
         "def dies(completions, **kwargs):\n"
         "    if next(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
