@@ -19,8 +19,9 @@ def command(
     reward: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            help="Reward model (path or hub id), verifier, module:function or URL; repeat for several; "
-            "name=... renames. Without one, completions are only stored (see `tea score`)."
+            help="Reward model (path, hub id or vllm:URL), verifier, reasoning_gym:TASK, module:function or URL, see "
+            "docs/rewards.md; repeat for several; name=... renames. Without one, completions are only stored (see "
+            "`tea score`)."
         ),
     ] = None,
     adapter: Annotated[Optional[str], typer.Option(help="LoRA adapter to put on the model.")] = None,  # noqa: UP045

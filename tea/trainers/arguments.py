@@ -38,7 +38,8 @@ class TrainArguments(ScriptArguments):
             "drop" it from training.
         reward_model_name_or_path: Sequence-classification model that scores prompt and completion.
         reward_model_dtype: dtype of its weights; "auto" is the checkpoint's own.
-        reward_funcs: Further rewards: a verifier's name, "package.module:function", "file.py:function", a URL.
+        reward_funcs: Further rewards: a verifier's name, "package.module:function", "file.py:function", a server such
+            as "vllm:URL"; see docs/rewards.md.
         dry_run: Check everything, print sizes, memory, rollouts and steps, and stop before training.
     """
 
@@ -89,8 +90,9 @@ class TrainArguments(ScriptArguments):
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Further rewards: a verifier (exact_match, contains_answer, last_number), package.module:function, "
-            "file.py:function or a URL. TRL's own: trl.rewards:accuracy_reward."
+            "help": "Further rewards: a verifier (math_verify, exact_match, last_number, python_tests, ...), a server "
+            "(vllm:URL, sglang:URL, openrlhf:URL, https://...), judge:URL, reasoning_gym:TASK, package.module:function "
+            "or file.py:function; docs/rewards.md has all. TRL's own: trl.rewards:accuracy_reward."
         },
     )
     dry_run: bool = field(
