@@ -17,7 +17,7 @@ import json
 import os
 import re
 import secrets
-import select
+import selectors
 import shutil
 import signal
 import subprocess
@@ -34,7 +34,9 @@ from typing import Any
 from tea.rewards import _jail
 from tea.rewards.base import Text, completion_texts
 
-_NOBODY = 65534
+# For programs run as root: users that nobody is (systemd hands them out to transient services), one for each program,
+# since the limit on processes counts a user's.
+_UIDS = range(61184, 65520)
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _FENCE = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -157,7 +159,7 @@ def _command(kind: str, directory: str, limits: SandboxLimits) -> list[str]:
         "root": directory if kind == "unshare" else None,
         "paths": paths,
         "box_bytes": limits.files_mb << 20,
-        "uid": _NOBODY if as_root and kind != "none" else None,
+        "uid": _UIDS[secrets.randbelow(len(_UIDS))] if as_root and kind != "none" else None,
         "python": sys.executable,
         "harness": _jail.HARNESS,
         "limits": {
@@ -222,21 +224,25 @@ def _run(command: list[str], message: bytes, limits: SandboxLimits, directory: s
     deadline = time.monotonic() + limits.seconds
     to_send = memoryview(message)
     status = "ended"
+    pipes = selectors.DefaultSelector()
     os.set_blocking(process.stdin.fileno(), False)
     try:
+        pipes.register(process.stdout, selectors.EVENT_READ)
+        pipes.register(process.stdin, selectors.EVENT_WRITE)
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 status = "timeout"
                 break
-            writers = [process.stdin] if to_send else []
-            ready, writable, _ = select.select([process.stdout], writers, [], min(left, 1.0))
-            if writable:
+            ready = {key.fileobj for key, _ in pipes.select(min(left, 1.0))}
+            if process.stdin in ready:
                 try:
                     to_send = to_send[os.write(process.stdin.fileno(), to_send[:65536]) :]
                 except BrokenPipeError:
                     to_send = memoryview(b"")
-            if ready:
+                if not to_send:
+                    pipes.unregister(process.stdin)
+            if process.stdout in ready:
                 chunk = os.read(process.stdout.fileno(), 65536)
                 output += chunk
                 if len(output) > room:
@@ -247,6 +253,7 @@ def _run(command: list[str], message: bytes, limits: SandboxLimits, directory: s
             elif process.poll() is not None:
                 break  # it has ended, and something that it left behind holds the pipe
     finally:
+        pipes.close()
         _kill(process)
     return status, bytes(output[: room + 64])
 

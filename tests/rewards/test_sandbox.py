@@ -260,3 +260,6 @@ def test_many_at_once():
     scores = reward(["?"] * 8, [f"x = {i}" for i in range(8)], tests=["assert x % 2 == 0"] * 8)
     assert scores == [1.0, 0.0] * 4
     assert threading.active_count() == threads_before
+    # Each has its own count of processes, however many run beside it.
+    forks = "import os, time\nfor _ in range(8):\n    os.fork() or (time.sleep(1), os._exit(0))\n"
+    assert reward(["?"] * 4, [forks] * 4, tests=["assert True"] * 4) == [1.0] * 4

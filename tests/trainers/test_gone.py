@@ -90,15 +90,14 @@ def test_gone_before_the_first_step(build):
         trainer.train()
 
 
-def test_tea_train_ends_with_exit_code_2(model_path, tmp_path):
-    server = _Mortal(1)
+def _write_config(tmp_path, model_path, reward):
     data, config = tmp_path / "prompts.jsonl", tmp_path / "config.yaml"
     data.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     options = {
         "model_name_or_path": model_path,
         "dataset_name": str(data),
         "output_dir": str(tmp_path / "run"),
-        "reward_funcs": [f"{server.url},patience=0.5"],
+        "reward_funcs": [reward],
         "num_generations": 4,
         "per_device_train_batch_size": 8,
         "max_completion_length": 6,
@@ -111,14 +110,44 @@ def test_tea_train_ends_with_exit_code_2(model_path, tmp_path):
         "dtype": "float32",
     }
     config.write_text(yaml.safe_dump(options))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "tea", "train", "--config", str(config)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False
+    return config
+
+
+def _run(command, directory):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=directory, timeout=300, check=False
     )
+
+
+def test_tea_train_ends_with_exit_code_2(model_path, tmp_path):
+    server = _Mortal(1)
+    config = _write_config(tmp_path, model_path, f"{server.url},patience=0.5")
+    result = _run([sys.executable, "-m", "tea", "train", "--config", str(config)], tmp_path)
     assert result.returncode == 2, result.stderr
     assert f"error: no answer from {server.url}" in result.stderr
     assert "--resume_from_checkpoint auto" in result.stderr
     assert "Traceback" not in result.stderr
-    assert (tmp_path / "run" / "checkpoint-1").is_dir()
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-1")
+
+
+@pytest.mark.slow
+def test_processes_stop_together(model_path, tmp_path):
+    # The server is gone for one of two processes only: the other one must not wait for its rewards for ever.
+    rewards, config = tmp_path / "mine.py", _write_config(tmp_path, model_path, "mine.py:reward")
+    rewards.write_text(
+        "import os\n"
+        "from tea.rewards import RewardServerGone\n"
+        "calls = []\n"
+        "def reward(completions, **kwargs):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2 and os.environ['RANK'] == '1':\n"
+        "        raise RewardServerGone('gone for one')\n"
+        "    return [float(len(text)) for text in completions]\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = _run([*launcher, str(ROOT / "recipes" / "train.py"), "--config", str(config)], tmp_path)
+    assert result.returncode != 0
+    for rank in (0, 1):
+        assert f"error (process {rank}): gone for one. Step 1 is saved in" in result.stderr
+    assert (tmp_path / "run" / "checkpoint-1").is_dir()
