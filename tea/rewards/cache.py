@@ -17,13 +17,14 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, score REAL, used INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_use ON scores (used);
 """
+_NOT_DATA = {"completion_ids"}  # of what a trainer adds: says no more than the completion
 _CHUNK = 500  # SQLite's older releases take 999 parameters
 
 
 class CachedReward:
     """A reward whose scores are looked up on disk first.
 
-    The key is the reward (its source and fingerprint), prompt, completion and `columns`. So the cache may serve several
+    The key is the reward (its source and fingerprint), prompt, completion and columns. So the cache may serve several
     rewards, and an edited function or retrained model starts afresh. Missing rewards (None) are kept, too. One SQLite
     file in write-ahead mode: any number of processes of one machine share it, and a kill at any moment leaves it whole.
     The scores used least recently go when it is full.
@@ -32,7 +33,8 @@ class CachedReward:
         reward: a deterministic reward.
         path: the cache's file; made where there is none.
         max_entries: scores kept, give or take 1 %; about 60 bytes each.
-        columns: data set columns that the reward reads, such as "answer".
+        columns: data set columns that the reward reads, such as ["answer"]: rows that differ in another one share a
+            score. Default: all columns that come along.
 
     Raises:
         ValueError: the reward has no fingerprint: what it computes cannot be told apart from what it computed before.
@@ -45,14 +47,14 @@ class CachedReward:
         path: str | os.PathLike[str],
         *,
         max_entries: int = 10_000_000,
-        columns: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
     ) -> None:
         if max_entries < 1:
             raise ValueError(f"max_entries must be at least 1, got {max_entries}")
         self.reward = reward
         self.path = Path(path)
         self.max_entries = max_entries
-        self.columns = tuple(columns)
+        self.columns = None if columns is None else tuple(columns)
         self.source = reward_source(reward)
         self.__name__ = reward.__name__
         self.hits = 0
@@ -77,19 +79,22 @@ class CachedReward:
         Raises:
             KeyError: one of `columns` is not among those given.
         """
-        missing = [column for column in self.columns if column not in kwargs]
+        count = len(completions)
+        names = self.columns
+        if names is None:
+            names = tuple(sorted(k for k, v in kwargs.items() if k not in _NOT_DATA and _is_column(v, count)))
+        missing = [column for column in names if column not in kwargs]
         if missing:
             raise KeyError(
                 f"the cache of reward {self.__name__!r} needs column {missing[0]!r}; there are {sorted(kwargs)}"
             )
-        extra = [kwargs[column] for column in self.columns]
-        keys = [self._key(*row) for row in zip(prompts, completions, *extra, strict=True)]
+        extra = [kwargs[column] for column in names]
+        keys = [self._key(names, *row) for row in zip(prompts, completions, *extra, strict=True)]
         scores = self._look_up(list(dict.fromkeys(keys)))
         todo = list({key: index for index, key in reversed(list(enumerate(keys))) if key not in scores}.values())[::-1]
         self.hits += len(keys) - len(todo)
         self.misses += len(todo)
         if todo:
-            count = len(completions)
             rows = {
                 name: [values[i] for i in todo] if _is_column(values, count) else values
                 for name, values in kwargs.items()
@@ -108,7 +113,7 @@ class CachedReward:
                     f"reward {self.__name__!r} has no fingerprint, so that its scores cannot be told from those of an "
                     "edited one: give it an attribute fingerprint, a string that changes with what it computes"
                 )
-            self._prefix = json.dumps([self.source, fingerprint, list(self.columns)]).encode()
+            self._prefix = json.dumps([self.source, fingerprint]).encode()
         return hashlib.sha256(self._prefix + json.dumps(parts, sort_keys=True, default=str).encode()).digest()
 
     def _look_up(self, keys: list[bytes]) -> dict[bytes, float | None]:

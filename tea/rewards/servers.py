@@ -31,7 +31,7 @@ class ServedRewardModel:
 
     Args:
         url: the server's address, ``http://HOST:PORT``, or several of servers with the same model, asked round robin.
-        name: name of the reward (column name, logs); default: last part of the model's name.
+        name: name of the reward (column name, logs); default: last part of `model`, or "vllm_reward" and the like.
         model: the model that must answer. Default: whichever does; its name is asked for.
         tokenizer: tokenizer and chat template of the reward model, a hub id or path; default: the model's.
         scores: "logits" to refuse scores that look like a sigmoid's or softmax's; "any" for a model whose head truly
@@ -135,7 +135,7 @@ class ServedRewardModel:
         raise NotImplementedError
 
     async def _models(self, server: int) -> list[tuple[str, str]]:
-        """The server's models: where each was loaded from, and its name in requests. None if it does not say.
+        """The server's models: where each was loaded from, and its name in requests; none if it does not say.
 
         Raises:
             RewardServerError: a server of another protocol.

@@ -46,6 +46,22 @@ def test_reward_model_equals_scoring_one_text_at_a_time(saved, batch_size):
     assert isinstance(reward, RewardFunction)
 
 
+def test_reward_model_takes_options_from_its_name(saved):
+    reward = load_reward(f"mine={saved},batch_tokens=8,batch_size=2,device=cpu,dtype=float32")
+    assert (reward.__name__, reward.batch_tokens, reward.batch_size, reward.source) == ("mine", 8, 2, saved)
+    sizes = []
+    forward = reward._forward
+    reward._forward = lambda rows: sizes.append((len(rows), max(map(len, rows)))) or forward(rows)
+    expected = _one_by_one(saved, [p + c for p, c in zip(PROMPTS, COMPLETIONS, strict=True)])
+    np.testing.assert_allclose(reward(prompts=PROMPTS, completions=COMPLETIONS), expected, atol=1e-5)
+    assert sum(count for count, _ in sizes) == 3
+    assert all(count == 1 or count * longest <= 8 for count, longest in sizes)
+    wrong = {"batch_tokens=0": "at least 1", "quantization=2bit": "'8bit' or '4bit'", "x": "option="}
+    for options, message in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            load_reward(f"{saved},{options}")
+
+
 def test_reward_model_puts_conversations_through_its_chat_template(saved):
     prompts = [[{"role": "user", "content": p}] for p in PROMPTS]
     completions = [[{"role": "assistant", "content": c}] for c in COMPLETIONS]

@@ -111,9 +111,17 @@ def test_the_cache_asks_once(tmp_path):
 
 
 def test_the_cache_tells_columns_apart(tmp_path):
+    # By default whatever comes along counts: a verifier's answer, for one.
+    verified = load_reward(f"cache:{tmp_path}/verified.sqlite:exact_match")
+    assert verified(prompts=["p"] * 2, completions=["a", "a"], answer=["a", "b"]) == [1.0, 0.0]
+    assert verified(prompts=["p"], completions=["a"], answer=["b"], completion_ids=[[1]]) == [0.0]
+    assert verified.hits == 1
+
     cached = CachedReward(_Counting(), tmp_path / "cache.sqlite", columns=["bonus"])
-    assert cached(["p"] * 2, ["a", "a"], bonus=[1, 2]) == [2, 3]
-    assert cached(["p"] * 2, ["a", "a"], bonus=[2, 1]) == [3, 2]
+    assert cached(["p"], ["a"], bonus=[1], other=["x"]) == cached(["p"], ["a"], bonus=[1], other=["y"]) == [2]
+    cached.reward.asked.clear()
+    assert cached(["p"] * 2, ["a", "a"], bonus=[3, 2]) == [4, 3]
+    assert cached(["p"] * 2, ["a", "a"], bonus=[2, 3]) == [3, 4]
     assert len(cached.reward.asked) == 2
     with pytest.raises(KeyError, match="needs column 'bonus'"):
         cached(["p"], ["a"])
