@@ -1,6 +1,6 @@
 """How fast the client of reward servers is, and what faults cost: 100,000 texts through local servers.
 
-    python -m benchmarks.rewards.run               # two minutes on two cores
+    python -m benchmarks.rewards.run               # half a minute on two cores
     python -m benchmarks.rewards.run --texts 5000  # a look
 
 Servers are processes of their own on the loopback interface whose score is a number computed from the text, so that the
