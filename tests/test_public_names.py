@@ -63,7 +63,7 @@ def test_a_type_checker_sees_the_types(tmp_path):
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
     for revealed in (
         "tea.bestofn.curve.BestOfNCurve",
-        "tea.rollouts.io.RewardTable",
+        "tea.rollouts.grouping.RewardTable",
         "tea.report.comparison.Comparison",
         "tea.rewards.base.RewardFunction",
     ):

@@ -2,8 +2,9 @@ from .base import Completion as Completion
 from .base import Generator as Generator
 from .base import SamplingConfig as SamplingConfig
 from .generate import TransformersGenerator as TransformersGenerator
-from .io import RewardTable as RewardTable
+from .grouping import RewardTable as RewardTable
 from .io import read_rewards as read_rewards
+from .io import read_windows as read_windows
 from .prompts import PromptSet as PromptSet
 from .prompts import load_prompts as load_prompts
 from .sample import Run as Run

@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 
 from tea.rewards.base import RewardFunction, reward_fingerprint, reward_source, score_completions
 from tea.rollouts.base import Completion, Generator, Prompt, SamplingConfig
-from tea.rollouts.io import REWARD_PREFIX, RewardTable, read_rewards
+from tea.rollouts.grouping import RewardTable
+from tea.rollouts.importers.own import REWARD_PREFIX
+from tea.rollouts.io import read_rewards
 from tea.rollouts.prompts import PromptSet, read_prompts
 from tea.rollouts.store import (
     dump,
@@ -62,7 +64,7 @@ class Run:
 
     @property
     def rewards(self) -> dict[str, Any]:
-        """Reward function's name -> (P, n) float64."""
+        """Reward function's name -> (P, n) float64, NaN where it gave none."""
         return {name.removeprefix(REWARD_PREFIX): matrix for name, matrix in self.table.rewards.items()}
 
 
@@ -71,7 +73,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
     Raises:
         FileNotFoundError: no evaluation there, or one that has not finished.
-        ValueError: a reward that is missing or not finite, a broken file.
+        ValueError: a reward that is infinite, a broken file.
     """
     directory = Path(path)
     if not (directory / "run.json").is_file():
@@ -83,7 +85,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     names = [REWARD_PREFIX + reward["name"] for reward in settings["rewards"]]
     if not names:
         raise ValueError(f"{directory}: the completions have not been scored yet; use `tea score`")
-    return Run(directory, settings, read_rewards(directory, names))
+    return Run(directory, settings, read_rewards(directory, names, missing="keep"))
 
 
 def evaluate(

@@ -46,8 +46,8 @@ def test_one_row_per_prompt_with_a_list_of_rewards(tmp_path):
         table = read_rewards(write(tmp_path / f"r{suffix}", rows))
         np.testing.assert_array_equal(table.rewards["rewards"], MATRIX)
     rows[1]["rewards"][2] = None
-    with pytest.raises(ValueError, match=r"bad.jsonl: row 2, column 'rewards': the value is missing"):
-        read_rewards(write(tmp_path / "bad.jsonl", rows))
+    with pytest.raises(ValueError, match=r"bad.jsonl: row 2, sample 3, column 'rewards': the value is missing"):
+        read_rewards(write(tmp_path / "bad.jsonl", rows), missing="fail")
     rows[1]["rewards"].pop()
     with pytest.raises(ValueError, match="unequal numbers of samples, from 2"):
         read_rewards(write(tmp_path / "ragged.jsonl", rows))
@@ -57,8 +57,8 @@ def test_npy(tmp_path):
     np.save(tmp_path / "r.npy", MATRIX)
     np.testing.assert_array_equal(read_rewards(tmp_path / "r.npy").rewards["reward"], MATRIX)
     np.save(tmp_path / "nan.npy", np.where(MATRIX == 3.0, np.nan, MATRIX))
-    with pytest.raises(ValueError, match=r"row 2, sample 1: the value is nan"):
-        read_rewards(tmp_path / "nan.npy")
+    with pytest.raises(ValueError, match=r"row 2, sample 1, column 'reward': the value is nan"):
+        read_rewards(tmp_path / "nan.npy", missing="fail")
 
 
 def test_columns_of_an_evaluation_are_found_by_their_plain_name(tmp_path):
@@ -100,10 +100,10 @@ def test_bad_values_are_placed(tmp_path):
         rows = [dict(row) for row in ROWS]
         rows[3]["reward"] = value
         with pytest.raises(ValueError, match=rf"r.jsonl: row 4, column 'reward': the value is {said}"):
-            read_rewards(write(tmp_path / "r.jsonl", rows))
+            read_rewards(write(tmp_path / "r.jsonl", rows), missing="fail")
         if said != "'high'":
             with pytest.raises(ValueError, match=r"r.parquet: row 4, column 'reward'"):
-                read_rewards(write(tmp_path / "r.parquet", rows))
+                read_rewards(write(tmp_path / "r.parquet", rows), missing="fail")
 
 
 def test_broken_files_are_named(tmp_path):
@@ -129,6 +129,7 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"unknown kind of file '.xlsx'"):
         read_rewards(tmp_path / "x.xlsx")
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="has not finished"):
         read_rewards(tmp_path / "run")
 
@@ -140,5 +141,5 @@ def test_missing_columns_are_named_with_those_there(tmp_path):
     with pytest.raises(ValueError, match=r"no column 'question'"):
         read_rewards(path, prompt="question")
     two = write(tmp_path / "two.jsonl", [{"prompt": "a", "rewards/x": 1.0, "rewards/y": 2.0}])
-    with pytest.raises(ValueError, match=r"several rewards \(rewards/x, rewards/y\); name the reward column"):
+    with pytest.raises(ValueError, match=r"several rewards: x, y. Say which: --reward x"):
         read_rewards(two)
