@@ -16,6 +16,7 @@ from tea.rollouts import load_run as load_run
 from tea.rollouts import read_rewards as read_rewards
 from tea.rollouts import score_run as score_run
 
+from ._inputs import complete_rewards as complete_rewards
 from .backtesting import backtest as backtest
 from .budget import BudgetSplit as BudgetSplit
 from .budget import backtest_split as backtest_split
@@ -35,3 +36,7 @@ from .paired import PairedDifference as PairedDifference
 from .paired import paired_difference as paired_difference
 from .plan import Plan as Plan
 from .plan import plan_samples as plan_samples
+from .recommend import Recommendation as Recommendation
+from .recommend import recommend as recommend
+from .vote import VoteCurves as VoteCurves
+from .vote import vote_curves as vote_curves

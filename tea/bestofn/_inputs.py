@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
+Missing = Literal["fail", "skip"]
 
 
-def reward_matrix(rewards: Any, name: str = "rewards", min_samples: int = 1) -> FloatArray:
+def reward_matrix(rewards: Any, name: str = "rewards", min_samples: int = 1, missing: Missing = "fail") -> FloatArray:
     """Return `rewards` as a float64 array of shape (num_prompts, num_samples), or say what is wrong with it.
 
     Args:
         rewards: torch tensor (any device and dtype), NumPy array or nested sequence, shape (P, n).
         name: what to call it in error messages.
         min_samples: smallest allowed n.
+        missing: "skip" lets NaN through, as a reward that is missing.
 
     Raises:
         TypeError: the entries are not numbers.
-        ValueError: not two-dimensional, ragged, empty, fewer than `min_samples` samples, NaN or infinite.
+        ValueError: not two-dimensional, ragged, empty, fewer than `min_samples` samples, infinite, or NaN with "fail".
     """
     if hasattr(rewards, "detach"):  # a torch tensor, recognised without importing torch
         # Through float64 on the tensor's side: NumPy has no bfloat16.
@@ -49,7 +51,9 @@ def reward_matrix(rewards: Any, name: str = "rewards", min_samples: int = 1) -> 
     if array.shape[1] < min_samples:
         raise ValueError(f"{name} needs at least {min_samples} samples per prompt, got shape {array.shape}")
     array = array.astype(np.float64)
-    finite = np.isfinite(array)
+    if missing not in ("fail", "skip"):
+        raise ValueError(f'missing must be "fail" or "skip", got {missing!r}')
+    finite = np.isfinite(array) | (np.isnan(array) & (missing == "skip"))
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise ValueError(
@@ -57,6 +61,31 @@ def reward_matrix(rewards: Any, name: str = "rewards", min_samples: int = 1) -> 
             f"({int((~finite).sum())} of {array.size} entries are NaN or infinite)"
         )
     return array
+
+
+def complete_rewards(rewards: Any, name: str = "rewards") -> tuple[FloatArray, int]:
+    """The first k rewards of each prompt, k the smallest number that a prompt has: a matrix without missing ones.
+
+    Samples are exchangeable, so which of them are used does not matter for what is estimated, only how many.
+
+    Args:
+        rewards: (P, n), NaN where a reward is missing.
+        name: what to call it in error messages.
+
+    Returns:
+        (P, k) rewards, and how many that were there are left out.
+
+    Raises:
+        ValueError: a prompt without any reward, or as :func:`reward_matrix`.
+    """
+    matrix = reward_matrix(rewards, name, missing="skip")
+    there = ~np.isnan(matrix)
+    counts = there.sum(axis=1)
+    fewest = int(counts.min())
+    if fewest == 0:
+        raise ValueError(f"{name}: prompt {int(np.argmin(counts))} has no reward at all: leave it out")
+    order = np.argsort(~there, axis=1, kind="stable")[:, :fewest]  # those that are there, in their order
+    return np.take_along_axis(matrix, order, axis=1), int((counts - fewest).sum())
 
 
 def is_binary(rewards: FloatArray) -> bool:

@@ -15,8 +15,17 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
-from tea.bestofn._inputs import FloatArray, IntArray, check_level, default_ns, is_binary, reward_matrix, sample_counts
-from tea.bestofn._interval import jsonable, mean_interval
+from tea.bestofn._inputs import (
+    FloatArray,
+    IntArray,
+    Missing,
+    check_level,
+    default_ns,
+    is_binary,
+    reward_matrix,
+    sample_counts,
+)
+from tea.bestofn._interval import jsonable, mean_interval, share_interval
 
 Over = Literal["prompts", "samples"]
 
@@ -36,6 +45,7 @@ class BestOfNCurve:
         over: "prompts" (new prompts and new samples) or "samples" (these prompts, new samples).
         num_prompts: P.
         num_samples: n, samples per prompt.
+        num_missing: rewards that are missing, among the P n.
     """
 
     ns: IntArray
@@ -48,6 +58,7 @@ class BestOfNCurve:
     over: str
     num_prompts: int
     num_samples: int
+    num_missing: int = 0
 
     def __getitem__(self, n: int) -> float:
         """The curve's value at N = `n`, which must be one of `ns`."""
@@ -90,6 +101,7 @@ class BestOfNCurve:
             "over": self.over,
             "num_prompts": self.num_prompts,
             "num_samples": self.num_samples,
+            "num_missing": self.num_missing,
         }
 
 
@@ -120,6 +132,7 @@ def best_of_n_curve(
     value: Any = None,
     over: Over = "prompts",
     level: float = 0.95,
+    missing: Missing = "fail",
 ) -> BestOfNCurve:
     """The best-of-N curve, unbiased over all subsets of the n samples, with intervals.
 
@@ -140,34 +153,46 @@ def best_of_n_curve(
             estimated without bias where 2N <= n, and by the jackknife, which errs to the wide side, above that. For
             claims about a fixed benchmark.
         level: confidence level, for each N by itself.
+        missing: "skip" takes NaN as a reward that is missing: each prompt's estimate is of those that it has, unbiased
+            still if rewards are missing by chance, and N goes up to the smallest number that a prompt has.
 
     Returns:
-        :class:`BestOfNCurve`. Interval ends are NaN with one prompt (over="prompts") or one sample (over="samples").
+        :class:`BestOfNCurve`; with 0/1 values the interval stays within [0, 1] (:func:`share_interval`). Interval
+        ends are NaN with one prompt (over="prompts") or one sample (over="samples").
 
     Raises:
         TypeError: entries that are not numbers, or Ns that are not whole.
         ValueError: not (P, n), ragged, NaN or infinite (with the position), N < 1, N > n, or shapes that differ.
     """
-    picks, counts = _select_and_value(rewards, select_by, value)
+    picks, counts = _select_and_value(rewards, select_by, value, missing)
     num_prompts, num_samples = picks.shape
-    n_array = _ns_up_to(ns, num_samples)
+    gone = np.isnan(picks) | np.isnan(counts)
+    present = num_samples - gone.sum(axis=1)
+    n_array = _ns_up_to(ns, int(present.min()), num_samples)
     check_level(level)
+    if over not in ("prompts", "samples"):
+        raise ValueError(f'over must be "prompts" or "samples", got {over!r}')
 
-    ordered, averaged = _sorted_values(picks, counts)
-    weights = order_weights(num_samples, n_array)
-    per_prompt = averaged @ weights.T
+    per_prompt = np.empty((num_prompts, len(n_array)))
+    variance = np.zeros_like(per_prompt)
+    for count in np.unique(present):
+        rows = present == count
+        chosen = ~gone[rows]
+        some = picks[rows][chosen].reshape(-1, count)
+        ordered, averaged = _sorted_values(some, some if picks is counts else counts[rows][chosen].reshape(-1, count))
+        per_prompt[rows] = averaged @ order_weights(int(count), n_array).T
+        if over == "samples":
+            for i, n in enumerate(n_array):
+                variance[rows, i] = _sample_variance(ordered, per_prompt[rows, i], int(n))
     if over == "prompts":
         values, std_error, low, high = mean_interval(per_prompt, level)
-    elif over == "samples":
+    else:
         values = per_prompt.mean(axis=0)
-        variance = np.stack(
-            [_sample_variance(ordered, per_prompt[:, i], int(n)) for i, n in enumerate(n_array)], axis=1
-        )
         std_error = np.sqrt(np.clip(variance.mean(axis=0), 0.0, None) / num_prompts)
         half = special.ndtri(0.5 + level / 2) * std_error
         low, high = values - half, values + half
-    else:
-        raise ValueError(f'over must be "prompts" or "samples", got {over!r}')
+    if is_binary(counts[~gone]):
+        low, high = share_interval(values, low, high, num_prompts, level)
     return BestOfNCurve(
         ns=n_array,
         values=values,
@@ -179,6 +204,7 @@ def best_of_n_curve(
         over=over,
         num_prompts=num_prompts,
         num_samples=num_samples,
+        num_missing=int(gone.sum()),
     )
 
 
@@ -197,26 +223,33 @@ def pass_at_n(correct: Any, ns: Any = None, *, over: Over = "prompts", level: fl
     return best_of_n_curve(array, ns, over=over, level=level)
 
 
-def _ns_up_to(ns: Any, num_samples: int) -> IntArray:
+def _ns_up_to(ns: Any, fewest: int, num_samples: int) -> IntArray:
+    if fewest == 0:
+        raise ValueError("a prompt has no reward at all: leave it out")
     if ns is None:
-        return default_ns(num_samples)
+        return default_ns(fewest)
+    if fewest < num_samples:
+        hint = f" at the least: of {num_samples} samples, some have no reward"
+        return sample_counts(ns, largest=fewest, hint=hint)
     return sample_counts(
         ns,
         largest=num_samples,
-        hint=": the curve only goes up to n. For N > n use tea.bestofn.forecast_best_of_n",
+        hint=": the curve only goes up to n. For N > n there is the forecast (tea forecast, forecast_best_of_n)",
     )
 
 
-def _select_and_value(rewards: Any, select_by: Any, value: Any) -> tuple[FloatArray, FloatArray]:
+def _select_and_value(rewards: Any, select_by: Any, value: Any, missing: Missing) -> tuple[FloatArray, FloatArray]:
     if rewards is not None and select_by is not None and value is not None:
         raise ValueError("give rewards, or select_by and value, not all three")
     picks_from = ("select_by", select_by) if select_by is not None else ("rewards", rewards)
     counts_from = ("value", value) if value is not None else ("rewards", rewards)
     if picks_from[1] is None or counts_from[1] is None:
-        missing = "rewards" if select_by is None and value is None else ("select_by" if select_by is None else "value")
-        raise ValueError(f"{missing} is missing: give rewards, or both select_by and value")
-    picks = reward_matrix(picks_from[1], picks_from[0])
-    counts = picks if counts_from[0] == picks_from[0] else reward_matrix(counts_from[1], counts_from[0])
+        lacking = "rewards" if select_by is None and value is None else ("select_by" if select_by is None else "value")
+        raise ValueError(f"{lacking} is missing: give rewards, or both select_by and value")
+    picks = reward_matrix(picks_from[1], picks_from[0], missing=missing)
+    counts = (
+        picks if counts_from[0] == picks_from[0] else reward_matrix(counts_from[1], counts_from[0], missing=missing)
+    )
     if picks.shape != counts.shape:
         raise ValueError(
             f"{picks_from[0]} and {counts_from[0]} must have the same shape, got {picks.shape} and {counts.shape}"

@@ -54,8 +54,8 @@ def functional_advantages(
         fn: ``fn(rewards, weights) -> values``: (P, m) rewards and (P, m) weights that sum to 1 per prompt, both
             float, to the (P,) objective of each prompt, larger is better; differentiable in the weights, each
             prompt by itself. A missing rollout has weight 0 and the largest reward of its group. Ready-made:
-            :func:`mean`, :func:`best_of_n`, :func:`quantile`, :func:`cvar`, :func:`entropic_risk`,
-            :func:`gaussian_tail`.
+            :func:`mean`, :func:`best_of_n`, :func:`soft_best_of_n`, :func:`quantile`, :func:`cvar`,
+            :func:`entropic_risk`, :func:`gaussian_tail`.
         rewards: (P, m) float; higher is better; NaN marks a missing one.
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward, see :func:`tea.monotone_projection`.
@@ -205,6 +205,45 @@ def entropic_risk(beta: float) -> Functional:
         exponent = beta * rewards
         anchor = exponent.amax(1, keepdim=True).detach()
         return ((weights * torch.exp(exponent - anchor)).sum(1).log() + anchor.squeeze(1)) / beta
+
+    return functional
+
+
+def soft_best_of_n(n: float, beta: float, nodes: int = 256) -> Functional:
+    r"""Soft best of n: of n samples one is drawn with probability proportional to exp(beta * reward).
+
+    With :math:`u = e^{\beta R}` and :math:`1 / s = \int_0^\infty e^{-ts} dt` its expected reward is one integral,
+
+    .. math:: E\left[\frac{\sum_i R_i u_i}{\sum_i u_i}\right]
+        = n \int_0^\infty E[R u e^{-tu}] \, E[e^{-tu}]^{n-1} \, dt
+
+    taken by the trapezoidal rule in log t. beta = 0 is the mean, beta to infinity :func:`best_of_n`; like it this is of
+    the empirical distribution, so that n far beyond m gains nothing. Source of the deployment: soft best-of-n,
+    arXiv 2505.03156.
+
+    Args:
+        n: Number of samples, >= 1.
+        beta: Inverse temperature, per unit of reward, >= 0. Rewards more than 40 / beta below the best of their prompt
+            are not told apart by it; where most are, use :func:`best_of_n`.
+        nodes: Points of the integral, >= 64. With 256 its error is below 1e-9 (float64).
+    """
+    check_target_n(n)
+    _check_positive("beta", beta, "a finite number >= 0", math.isfinite(beta) and beta >= 0)
+    _check_positive("nodes", nodes, "at least 64", nodes >= 64)
+    span = (math.log(1e-10 / n), 40.0 + math.log(60.0))  # of log t: from where nothing has decayed to where all has
+
+    def functional(rewards: Tensor, weights: Tensor) -> Tensor:
+        exponent = (beta * (rewards - rewards.amax(1, keepdim=True))).clamp(min=-40.0).detach()
+        grid = torch.linspace(span[0], span[1], nodes, dtype=rewards.dtype, device=rewards.device)
+        step = (span[1] - span[0]) / (nodes - 1)
+        decay = torch.exp(-torch.exp(grid + exponent.unsqueeze(2)))  # (P, m, nodes)
+        alive = (weights.unsqueeze(2) * decay).sum(1)
+        tilted = torch.exp(exponent.unsqueeze(2) + grid) * decay
+        height = (rewards - rewards.amax(1, keepdim=True)).unsqueeze(2)
+        drawn = (weights.unsqueeze(2) * height * tilted).sum(1)
+        integral = n * step * (drawn * alive.clamp(min=1e-30) ** (n - 1.0)).sum(1)
+        # Of weights off the simplex the top reward takes its share, as in the other functionals.
+        return integral + rewards.amax(1) * weights.sum(1)
 
     return functional
 

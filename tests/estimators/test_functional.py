@@ -310,3 +310,28 @@ def test_bad_functional(fn, error, message):
 def test_bad_options(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(("n", "beta"), [(1, 1.0), (2, 1.5), (3, 0.0), (4, 3.0)])
+def test_soft_best_of_n_over_all_draws(n, beta):
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.randn(2, 4, dtype=torch.float64, generator=generator)
+    weights = torch.rand(2, 4, dtype=torch.float64, generator=generator)
+    weights /= weights.sum(1, keepdim=True)
+    expected = torch.zeros(2, dtype=torch.float64)
+    for draw in product(range(4), repeat=n):
+        chance = weights[:, list(draw)].prod(1)
+        drawn = rewards[:, list(draw)]
+        expected += chance * (drawn.mul(beta).softmax(1) * drawn).sum(1)
+    torch.testing.assert_close(functional.soft_best_of_n(n, beta)(rewards, weights), expected, atol=1e-9, rtol=0)
+
+
+def test_soft_best_of_n_lies_between_the_mean_and_the_best():
+    rewards = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    soft = [tea.functional_advantages(functional.soft_best_of_n(4, beta), rewards) for beta in (0.0, 1.0, 12.0)]
+    torch.testing.assert_close(soft[0], tea.dr_grpo_advantages(rewards))
+    best = tea.functional_advantages(functional.best_of_n(4), rewards)
+    distance = [(one - best).norm() for one in soft]
+    assert distance[0] > distance[1] > distance[2]
+    with pytest.raises(ValueError, match="beta must be"):
+        functional.soft_best_of_n(4, -1.0)
