@@ -266,7 +266,10 @@ def _notes(found: Diagnostics) -> list[str]:
             kind = "lighter than Gaussian, perhaps bounded" if power > 2 else "heavier than Gaussian"
         notes.append(f"extreme tail exp(-|x|^p) with p = {power:.2f} [{low:.2f}, {high:.2f}]: {kind}")
     if found.supported_tail_fraction is not None:
-        notes.append(f"your rewards support a Gaussian tail up to alpha = {found.supported_tail_fraction:.2f}")
+        notes.append(
+            f"your rewards support a Gaussian tail up to alpha = {found.supported_tail_fraction:.2f}: the upper "
+            f"{found.supported_tail_fraction:.0%} of the samples look Gaussian (alpha is tea's tail_fraction)"
+        )
     elif found.slopes:
         notes.append("your rewards do not support a Gaussian tail at any fraction that can be checked")
     else:

@@ -52,6 +52,8 @@ class Forecast:
         verdict: "ok", "caution" or "do not trust".
         reasons: why it is not "ok", in sentences.
         parameters: what was fitted (tail_power, xi or a and b, with intervals where there are any).
+        max_reward: the largest reward that there can be, where it is known; nothing is forecast above it.
+        notes: what else a user should know.
     """
 
     ns: IntArray
@@ -67,6 +69,8 @@ class Forecast:
     verdict: str
     reasons: list[str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
+    max_reward: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but `per_prompt`, in JSON types (NaN as None)."""
@@ -83,6 +87,8 @@ class Forecast:
             "verdict": self.verdict,
             "reasons": self.reasons,
             "parameters": self.parameters,
+            "max_reward": self.max_reward,
+            "notes": self.notes,
         }
 
 
@@ -95,6 +101,7 @@ def forecast_best_of_n(
     rungs: Sequence[int] | None = None,
     level: float = 0.95,
     diagnostics: Diagnostics | None = None,
+    max_reward: float | None = None,
 ) -> Forecast:
     """Forecast the best-of-N curve for N beyond the n samples at hand.
 
@@ -107,12 +114,14 @@ def forecast_best_of_n(
         level: confidence level of the interval over prompts. It holds where the method's family does; only "auto"
             makes an allowance for others. What the rewards say against the family stands in `reasons`.
         diagnostics: those of the same rewards, where they are at hand already.
+        max_reward: largest reward that there can be. Default: found where on more than 5 % of the prompts (and at least
+            two) several samples tie at the largest reward seen. Infinity: there is none.
 
     Raises:
         TypeError: entries that are not numbers, or Ns that are not whole.
         ValueError: bad rewards (as in :func:`best_of_n_curve`), n < 4, an unknown method, `tail_fraction` outside
             (0, 1], rungs that are not increasing or above n, "beta-binomial" for rewards that are not 0/1, or a method
-            that fits a shape with fewer than 2 prompts.
+            that fits a shape with fewer than 2 prompts, or `max_reward` below a reward that was seen.
     """
     matrix = reward_matrix(rewards, min_samples=4)
     counts = sample_counts(ns, largest=MAX_N, hint=" at most that forecasts go up to")
@@ -144,13 +153,17 @@ def forecast_best_of_n(
         fit = Fit(values, per_prompt, std_error, low, high)
     found = diagnostics or diagnose(matrix, level=level)
     verdict, reasons = judge(found, resolved, counts, fit, ordered, level)
+    ceiling, notes = _ceiling(max_reward, matrix, found)
+    if ceiling is not None and resolved != "beta-binomial" and fit.high.max() > ceiling:
+        notes.append(f"what the fit puts above {ceiling:g} is cut off there")
+    limit = np.inf if ceiling is None else ceiling
     return Forecast(
         ns=counts,
-        values=fit.values,
-        per_prompt=fit.per_prompt,
+        values=np.minimum(fit.values, limit),
+        per_prompt=np.minimum(fit.per_prompt, limit),
         std_error=fit.std_error,
-        ci_low=fit.low,
-        ci_high=fit.high,
+        ci_low=np.minimum(fit.low, limit),
+        ci_high=np.minimum(fit.high, limit),
         level=level,
         method=resolved,
         num_prompts=num_prompts,
@@ -158,4 +171,21 @@ def forecast_best_of_n(
         verdict=verdict,
         reasons=reasons,
         parameters=fit.parameters,
+        max_reward=ceiling,
+        notes=notes,
     )
+
+
+def _ceiling(given: float | None, matrix: FloatArray, found: Diagnostics) -> tuple[float | None, list[str]]:
+    """The largest reward that there can be, as given or found, and how it is known."""
+    top = float(matrix.max())
+    if given is not None:
+        if np.isnan(given) or given < top:
+            raise ValueError(f"max_reward (--max-reward) is {given:g}, but the rewards go up to {top:g}")
+        return (None, []) if np.isinf(given) else (float(given), [])
+    if found.binary:
+        return 1.0, []
+    if found.saturated_share > 0.05 and found.saturated_share * len(matrix) >= 2:
+        share = f"{found.saturated_share:.0%} of the prompts have several samples at {top:g}"
+        return top, [f"the largest reward is taken to be {top:g}: {share}"]
+    return None, []

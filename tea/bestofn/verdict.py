@@ -23,7 +23,7 @@ def judge(
         elif ordered.sum() < 5 or (1 - ordered).sum() < 5:
             doubts.append("fewer than 5 samples have one of the two outcomes")
     elif found.binary:
-        bad.append(f"rewards are 0/1: {method!r} has no meaning for them, use method='beta-binomial' (or 'auto')")
+        bad.append(f"rewards are 0/1: {method!r} has no meaning for them, use beta-binomial or auto (--method)")
     else:
         if found.saturated_share > 0.5:
             bad.append(f"{found.saturated_share:.0%} of the prompts are saturated at the largest reward seen")
