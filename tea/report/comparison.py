@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tea.bestofn._inputs import default_ns, reward_matrix
+import numpy as np
+
+from tea.bestofn._inputs import complete_rewards, default_ns, reward_matrix
 from tea.bestofn.curve import BestOfNCurve, best_of_n_curve
 from tea.bestofn.diagnostics import Diagnostics, diagnose
 from tea.bestofn.forecast import Forecast, forecast_best_of_n
@@ -23,6 +25,8 @@ class RunRewards:
         value: (P, n) what counts; default `rewards`.
         prompts: P prompts, to pair the runs by; default: by position.
         source: where it comes from.
+        settings: how it was sampled: name -> value.
+        completions: (P, n) texts, to show a few.
     """
 
     name: str
@@ -30,6 +34,31 @@ class RunRewards:
     value: Any = None
     prompts: Sequence[str] | None = None
     source: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    completions: Sequence[Sequence[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What one run returns for one prompt.
+
+    Attributes:
+        run: its name.
+        prompt: the prompt.
+        one: a single sample (the first).
+        one_reward: its selecting reward.
+        best: the best of all n samples by that reward.
+        best_reward: its reward.
+        num_samples: n.
+    """
+
+    run: str
+    prompt: str
+    one: str
+    one_reward: float
+    best: str
+    best_reward: float
+    num_samples: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,8 @@ class Comparison:
             there are too few samples to hide some.
         notes: what a reader should know.
         value_differs: whether something other than the selecting reward counts.
+        settings: how each run was sampled, where that is known.
+        picks: what a few prompts get, from every run that has completions.
     """
 
     names: list[str]
@@ -56,6 +87,8 @@ class Comparison:
     forecasts: list[Forecast | None]
     notes: list[str] = field(default_factory=list)
     value_differs: bool = False
+    settings: list[Mapping[str, Any]] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON types."""
@@ -102,27 +135,42 @@ def compare(runs: Sequence[RunRewards], ns: Any = None, *, level: float = 0.95) 
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"run names must differ, got {', '.join(names)}")
-    rewards = [reward_matrix(run.rewards, f"rewards of {run.name}", min_samples=2) for run in runs]
+    rewards = [reward_matrix(run.rewards, f"rewards of {run.name}", min_samples=2, missing="skip") for run in runs]
     values = [
-        picks if run.value is None else reward_matrix(run.value, f"value of {run.name}")
+        picks if run.value is None else reward_matrix(run.value, f"value of {run.name}", missing="skip")
         for run, picks in zip(runs, rewards, strict=True)
     ]
     notes: list[str] = []
-    smallest = min(matrix.shape[1] for matrix in rewards)
+    complete = [
+        complete_rewards(matrix, f"rewards of {run.name}")[0] for run, matrix in zip(runs, rewards, strict=True)
+    ]
+    smallest = min(
+        int((~np.isnan(picks + counted)).sum(axis=1).min()) for picks, counted in zip(rewards, values, strict=True)
+    )
     counts = default_ns(smallest) if ns is None else ns
     curves, differences = [], []
     base: BestOfNCurve | None = None
     for i, run in enumerate(runs):
-        curve = best_of_n_curve(select_by=rewards[i], value=values[i], ns=counts, level=level)
+        curve = best_of_n_curve(select_by=rewards[i], value=values[i], ns=counts, level=level, missing="skip")
         curves.append(curve)
         difference = None
         if base is not None:
-            order = _pairing(runs[0], run, len(rewards[0]), len(rewards[i]))
-            if order is None:
-                notes.append(f"{run.name} and {runs[0].name} have different prompts: no paired difference")
+            pairs = _pairing(runs[0], run, len(rewards[0]), len(rewards[i]))
+            if not pairs:
+                notes.append(f"{run.name} and {runs[0].name} have no prompt in common: no paired difference")
             else:
-                aligned = best_of_n_curve(select_by=rewards[i][order], value=values[i][order], ns=counts, level=level)
-                difference = paired_difference(aligned, base)
+                if len(pairs) < max(len(rewards[0]), len(rewards[i])):
+                    notes.append(
+                        f"{run.name} and {runs[0].name} are compared on the {len(pairs)} prompts that both have"
+                    )
+                ours, theirs = (list(side) for side in zip(*pairs, strict=True))
+                other, first = (
+                    best_of_n_curve(
+                        select_by=rewards[k][rows], value=values[k][rows], ns=counts, level=level, missing="skip"
+                    )
+                    for k, rows in ((i, theirs), (0, ours))
+                )
+                difference = paired_difference(other, first)
         else:
             base = curve
         differences.append(difference)
@@ -131,23 +179,45 @@ def compare(runs: Sequence[RunRewards], ns: Any = None, *, level: float = 0.95) 
         sources=[run.source for run in runs],
         curves=curves,
         differences=differences,
-        diagnostics=[diagnose(matrix, level=level) for matrix in rewards],
-        forecasts=[_held_out_forecast(matrix, curve, level) for matrix, curve in zip(rewards, curves, strict=True)],
+        diagnostics=[diagnose(matrix, level=level) for matrix in complete],
+        forecasts=[_held_out_forecast(matrix, curve, level) for matrix, curve in zip(complete, curves, strict=True)],
         notes=notes,
         value_differs=any(run.value is not None for run in runs),
+        settings=[run.settings for run in runs],
+        picks=_picks(runs, rewards),
     )
 
 
-def _pairing(first: RunRewards, other: RunRewards, first_size: int, other_size: int) -> list[int] | None:
-    """Order of the other run's prompts that matches the first run's, or None."""
-    if first_size != other_size:
-        return None
-    if first.prompts is None or other.prompts is None or list(first.prompts) == list(other.prompts):
-        return list(range(first_size))
-    position = {prompt: i for i, prompt in enumerate(other.prompts)}
-    if len(position) < other_size or any(prompt not in position for prompt in first.prompts):
-        return None
-    return [position[prompt] for prompt in first.prompts]
+def _picks(runs: Sequence[RunRewards], rewards: Sequence[Any], most: int = 4) -> list[Pick]:
+    """A single sample beside the best of all, for the first prompts that every run with completions has."""
+    told = [
+        (run, matrix, {prompt: i for i, prompt in enumerate(run.prompts or [])})
+        for run, matrix in zip(runs, rewards, strict=True)
+        if run.completions is not None
+    ]
+    if not told:
+        return []
+    common = [prompt for prompt in told[0][2] if all(prompt in position for _, _, position in told)]
+    picks = []
+    for prompt in common[:most]:
+        for run, matrix, position in told:
+            row = matrix[position[prompt]]
+            assert run.completions is not None
+            texts = run.completions[position[prompt]]
+            one, best = int(np.flatnonzero(~np.isnan(row))[0]), int(np.nanargmax(row))
+            count = int((~np.isnan(row)).sum())
+            picks.append(Pick(run.name, prompt, texts[one], float(row[one]), texts[best], float(row[best]), count))
+    return picks
+
+
+def _pairing(first: RunRewards, other: RunRewards, first_size: int, other_size: int) -> list[tuple[int, int]]:
+    """Rows of the prompts that both have: (in the first run, in the other)."""
+    unnamed = first.prompts is None or other.prompts is None
+    if unnamed or all(prompt.isdigit() for run in (first, other) for prompt in run.prompts or []):
+        # Mere numbers say which prompt is meant only where there are as many.
+        return [(i, i) for i in range(first_size)] if first_size == other_size else []
+    position = {prompt: i for i, prompt in enumerate(other.prompts or [])}
+    return [(i, position[prompt]) for i, prompt in enumerate(first.prompts or []) if prompt in position]
 
 
 def _held_out_forecast(matrix: Any, curve: BestOfNCurve, level: float) -> Forecast | None:

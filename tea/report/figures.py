@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from tea.report.comparison import Comparison
 
@@ -170,6 +173,30 @@ def forecast_figure(comparison: Comparison, theme: Theme = LIGHT) -> Any | None:
                 label=f"{name}, from {forecast.num_samples} samples",
             )
     _log2_axis(axes, comparison.curves[0].ns)
+    _legend(axes, theme)
+    return figure
+
+
+def trend_figure(records: Sequence[Mapping[str, Any]], reward: str, theme: Theme = LIGHT) -> Any:
+    """Best of N over a training run: one sample, best of the group, and the forecast, a point per window of steps.
+
+    Args:
+        records: one per window: last_step, num_samples, n, and value with interval (None: unknown) as `one`,
+            `best_of_group` and `forecast`.
+        reward: its name.
+        theme: colours.
+    """
+    figure, axes = _figure(theme, f"Best of N over the training run, {reward}", "training step", "reward")
+    steps = [record["last_step"] for record in records]
+    labels = {
+        "one": "one sample",
+        "best_of_group": f"best of {records[0]['num_samples']}",
+        "forecast": f"forecast, best of {records[0]['n']}",
+    }
+    for i, (key, label) in enumerate(labels.items()):
+        value, low, high = np.asarray([record[key] for record in records], dtype=np.float64).T
+        axes.plot(steps, value, label=label, **_style(theme, i))
+        axes.fill_between(steps, low, high, color=_style(theme, i)["color"], alpha=0.18, lw=0)
     _legend(axes, theme)
     return figure
 

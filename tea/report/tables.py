@@ -89,6 +89,25 @@ def tables(comparison: Comparison) -> dict[str, tuple[list[str], list[list[str]]
     }
 
 
+def absent(comparison: Comparison) -> dict[str, str]:
+    """Figure's name -> what to say in place of its section, where there is nothing to show."""
+    if len(comparison.names) > 1 and all(difference is None for difference in comparison.differences):
+        return {"differences": " ".join(note + "." for note in comparison.notes if "no paired difference" in note)}
+    return {}
+
+
+def settings_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of how the runs were sampled; no rows where it is not known of any."""
+    names = list(dict.fromkeys(name for settings in comparison.settings for name in settings))
+    if not names:
+        return [], []
+    rows = [
+        [run, *(str(settings.get(name, "")) for name in names)]
+        for run, settings in zip(comparison.names, comparison.settings, strict=True)
+    ]
+    return ["run", *(name.replace("_", " ") for name in names)], rows
+
+
 def summary(comparison: Comparison) -> list[str]:
     """The comparison in sentences, at the largest N."""
     n = int(comparison.curves[0].ns[-1])

@@ -36,8 +36,8 @@ def test_different_prompts_are_not_paired_and_that_is_said(runs):
     fewer = RunRewards("fewer", better.rewards[:5])
     found = compare([base, other, fewer])
     assert found.differences == [None, None, None]
-    assert "better and base have different prompts: no paired difference" in found.notes
-    assert "different prompts" in write_like(found)
+    assert "better and base have no prompt in common: no paired difference" in found.notes
+    assert "no prompt in common" in write_like(found)
 
 
 def write_like(comparison):
@@ -133,4 +133,4 @@ def test_bad_comparisons_are_refused(runs):
     with pytest.raises(ValueError, match="names must differ"):
         compare([runs[0], runs[0]])
     with pytest.raises(ValueError, match="rewards of broken must be finite"):
-        compare([runs[0], RunRewards("broken", [[1.0, float("nan")]])])
+        compare([runs[0], RunRewards("broken", [[1.0, float("inf")]])])
