@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from tea.cli import compare, curve, demo, diagnose, estimators, eval, forecast, merge, plan, score, train
+from tea.cli import compare, curve, demo, diagnose, estimators, eval, explain, forecast, merge, plan, score, train
 
 app = typer.Typer(
     name="tea",
@@ -27,6 +27,7 @@ app.command("curve")(curve.command)
 app.command("forecast")(forecast.command)
 app.command("diagnose")(diagnose.command)
 app.command("plan")(plan.command)
+app.command("explain")(explain.command)
 app.command("compare")(compare.command)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from tea.cli.options import JSON, LEVEL, NS
-from tea.cli.output import errors, parse_ns, print_run
+from tea.cli.options import JSON, LEVEL, MISSING, NS
+from tea.cli.output import errors, parse_ns
+from tea.cli.reading import check_missing, print_run
 
 
 def command(
@@ -44,6 +45,7 @@ def command(
     ns: NS = None,
     select_by: Annotated[Optional[str], typer.Option(help="Reward that selects; default: each its own.")] = None,  # noqa: UP045
     level: LEVEL = 0.95,
+    missing: MISSING = "skip",
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
     json: JSON = False,
 ) -> None:
@@ -53,6 +55,7 @@ def command(
     the processes share the prompts.
     """
     with errors():
+        check_missing(missing)  # before anything is paid for
         if engine not in ("transformers", "vllm"):
             raise ValueError(f'engine must be "transformers" or "vllm", got {engine!r}')
         from tea.rewards import load_reward
@@ -104,4 +107,4 @@ def command(
         if run is None:
             typer.echo(f"stored {len(prompts.prompts)} x {num_samples} completions in {output_dir}", err=True)
             return
-        print_run(run, counts, select_by, level, json)
+        print_run(run, counts, select_by, level, missing, json)

@@ -9,7 +9,11 @@ import typer
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 FILE = Annotated[
-    Path, typer.Argument(help="JSONL, Parquet, CSV or .npy file of rewards, or a directory written by `tea eval`.")
+    Path,
+    typer.Argument(
+        help="File or directory of rewards: of `tea eval`, TRL, verl, verifiers, inspect, evalscope, lm-eval, "
+        "lighteval or scorio, or a table (JSONL, Parquet, CSV, .npy). Recognised by content."
+    ),
 ]
 REWARD_COLUMN = Annotated[
     Optional[str],  # noqa: UP045 - typer evaluates the annotation, on Python 3.10 too
@@ -32,3 +36,25 @@ NS = Annotated[
     typer.Option("--ns", help="Values of N, separated by commas."),
 ]
 LEVEL = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+FORMAT = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--format", help="What wrote the file, where it shall not be recognised: tea, trl, verl, ..."),
+]
+STEPS = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--steps", help="Training steps to use: FIRST:LAST (either may be left out), or one; default the last."
+    ),
+]
+MISSING = Annotated[
+    str,
+    typer.Option("--missing", help='Samples without a reward: "skip" leaves them out and counts them, "fail" refuses.'),
+]
+SCORE_WITH = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--score-with", help="Score the completions in the file with this reward, as for `tea score`."),
+]
+MAX_REWARD = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--max-reward", help="Largest reward there can be; default: found where many prompts tie at the top."),
+]

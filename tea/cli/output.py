@@ -9,7 +9,6 @@ import json as json_module
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -37,30 +36,10 @@ def parse_ns(ns: str | None) -> list[int] | None:
         raise ValueError(f"--ns must be whole numbers separated by commas, got {ns!r}") from None
 
 
-def one_reward_table(
-    file: Path, reward: str | None, prompt: str | None, model: str | None, samples: int | None
-) -> tuple[str, Any, Any]:
-    """Name and matrix (P, n) of the one reward column asked for, and the whole table; says how the file was read."""
-    from tea.rollouts import read_rewards
-
-    columns = None if reward is None else [reward]
-    table = read_rewards(file, columns, prompt=prompt, model=model, num_samples=samples)
-    say_how_read(table)
-    name = next(iter(table.rewards))
-    return name, table.rewards[name], table
-
-
-def one_reward(
-    file: Path, reward: str | None, prompt: str | None, model: str | None, samples: int | None
-) -> tuple[str, Any]:
-    """Name and matrix (P, n) of the one reward column asked for."""
-    return one_reward_table(file, reward, prompt, model, samples)[:2]
-
-
 def say_how_read(table: Any) -> None:
     """Print size and notes of a table on stderr."""
     prompts, samples = table.shape
-    typer.echo(f"{table.path}: {prompts} prompts x {samples} samples", err=True)
+    typer.echo(f"{table.path}: {table.tool}, {prompts} prompts x {samples} samples", err=True)
     for note in table.notes:
         typer.echo(f"note: {note}", err=True)
 
@@ -73,29 +52,6 @@ def print_json(value: dict[str, Any]) -> None:
 def without_nan(values: dict[str, float]) -> dict[str, float | None]:
     """`values` with None for NaN, which JSON lacks."""
     return {key: value if value == value else None for key, value in values.items()}
-
-
-def print_run(run: Any, ns: list[int] | None, select_by: str | None, level: float, json: bool) -> None:
-    """Print the best-of-N curves of a run, one per reward function."""
-    from tea.bestofn import best_of_n_curve
-
-    picks = None if select_by is None else run.rewards[select_by]
-    curves = {
-        name: best_of_n_curve(select_by=matrix if picks is None else picks, value=matrix, ns=ns, level=level)
-        for name, matrix in run.rewards.items()
-    }
-    if json:
-        print_json(
-            {
-                "run": str(run.path),
-                "settings": run.settings,
-                "curves": {
-                    name: {"selected_by": select_by or name, **curve.to_dict()} for name, curve in curves.items()
-                },
-            }
-        )
-    else:
-        print_curves(curves, f"selected by {select_by or 'itself'}")
 
 
 def print_curves(curves: dict[str, Any], how: str) -> None:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Optional
 
 import typer
 
-from tea.cli.options import FILE, JSON, LEVEL, MODEL_FILTER, NUM_SAMPLES, PROMPT_COLUMN, REWARD_COLUMN
-from tea.cli.output import errors, one_reward_table, print_json, print_table
+from tea.cli.options import (
+    FILE,
+    FORMAT,
+    JSON,
+    LEVEL,
+    MISSING,
+    MODEL_FILTER,
+    NUM_SAMPLES,
+    PROMPT_COLUMN,
+    REWARD_COLUMN,
+    SCORE_WITH,
+    STEPS,
+)
+from tea.cli.output import errors, print_json, print_table
+from tea.cli.reading import one_reward
 
 
 def command(
@@ -44,19 +58,47 @@ def command(
     prompt: PROMPT_COLUMN = None,
     model: MODEL_FILTER = None,
     samples: NUM_SAMPLES = None,
+    format: FORMAT = None,
+    steps: STEPS = None,
+    missing: MISSING = "skip",
+    score_with: SCORE_WITH = None,
     level: LEVEL = 0.95,
     json: JSON = False,
 ) -> None:
     """Weigh what more samples give against what they cost; split a budget over prompts."""
     with errors():
+        import numpy as np
+
         from tea.bestofn import imperfect_verifier, plan_samples, plan_training, split_budget
         from tea.report import format_interval
 
-        name, matrix, table = one_reward_table(file, reward, prompt, model, samples)
+        for flag, given in (("--cost", cost), ("--cost-per-token", cost_per_token or 0.0), ("--value", value)):
+            if not (math.isfinite(given) and given >= 0):
+                raise ValueError(f"{flag} must be finite and at least 0, got {given}")
+        if max_n is not None and max_n < 1:
+            raise ValueError(f"--max-n must be at least 1, got {max_n}")
+        name, matrix, table = one_reward(
+            file,
+            reward,
+            prompt=prompt,
+            model=model,
+            samples=samples,
+            format=format,
+            steps=steps,
+            missing=missing,
+            score_with=score_with,
+        )
         if cost_per_token is not None:
             if table.num_tokens is None:
                 raise ValueError(f"{file}: no column 'num_tokens', which --cost-per-token needs; give --cost")
-            cost += cost_per_token * float(table.num_tokens.mean())
+            cost += cost_per_token * float(np.nanmean(table.num_tokens))
+        if budget is not None and budget < matrix.size:
+            raise ValueError(f"--budget must be at least the {matrix.size} samples already taken, got {budget}")
+        if rollouts is not None and train_n > matrix.shape[1]:
+            raise ValueError(
+                f"--rollouts needs at least --train-n samples per prompt to measure with: {train_n}, and there are "
+                f"{matrix.shape[1]}; give a smaller --train-n"
+            )
         plan = plan_samples(
             matrix,
             cost_per_sample=cost,
@@ -94,6 +136,11 @@ def command(
         ]
         print_table(f"Samples per prompt, {name}", ["N", "best of N", "gain of doubling", "value - cost"], rows)
         low, high = plan.best_n_range
+        if cost == 0:
+            typer.echo(
+                "no cost was given (--cost, --cost-per-token): more samples never lose, so there is no best N "
+                "here. What can be read off is what a doubling gains; --min-gain and --target turn that into an N"
+            )
         if cost > 0:
             alike = "" if low == high else f" (not distinguishable from it: N = {low} to {high})"
             typer.echo(f"largest value minus cost: N = {plan.best_n}{alike}")

@@ -7,8 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from tea.cli.options import JSON, LEVEL, NS
-from tea.cli.output import errors, parse_ns, print_run
+from tea.cli.options import JSON, LEVEL, MISSING, NS
+from tea.cli.output import errors, parse_ns
+from tea.cli.reading import check_missing, print_run
 
 
 def command(
@@ -20,11 +21,13 @@ def command(
     ns: NS = None,
     select_by: Annotated[Optional[str], typer.Option(help="Reward that selects; default: each its own.")] = None,  # noqa: UP045
     level: LEVEL = 0.95,
+    missing: MISSING = "skip",
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
     json: JSON = False,
 ) -> None:
     """Score the stored completions of a run with more reward functions."""
     with errors():
+        check_missing(missing)  # before anything is paid for
         from tea.rewards import load_reward
         from tea.rollouts import score_run
 
@@ -34,4 +37,4 @@ def command(
         ]
         run = score_run(run_dir, rewards, replace=replace)
         if run is not None:
-            print_run(run, parse_ns(ns), select_by, level, json)
+            print_run(run, parse_ns(ns), select_by, level, missing, json)

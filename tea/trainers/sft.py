@@ -162,8 +162,8 @@ def best_and_worst(path: str | os.PathLike[str], reward: str | None = None) -> D
     ids = np.array(samples["prompt_id"])
     rows, alike = [], 0
     for prompt in dict.fromkeys(samples["prompt_id"]):
-        own = np.flatnonzero(ids == prompt)
-        if values[own].max() == values[own].min():
+        own = np.flatnonzero((ids == prompt) & ~np.isnan(values))  # a sample without a reward is neither
+        if len(own) == 0 or values[own].max() == values[own].min():
             alike += 1
             continue
         best, worst = int(own[values[own].argmax()]), int(own[values[own].argmin()])
