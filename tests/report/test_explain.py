@@ -18,7 +18,7 @@ REWARDS = {
     "normal": np.random.default_rng(0).normal(size=16).tolist(),
     "few": [0.1, 2.0, -1.0],
     "ties": [0.0, 1.0, 1.0, 0.5, 0.5, 0.5, 2.0, 2.0],
-    "constant": [1.0] * 6,
+    "constant": [1.5] * 6,
     "heavy": (np.random.default_rng(1).random(32) ** -0.7).tolist(),
 }
 
