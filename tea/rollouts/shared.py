@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -154,7 +154,7 @@ def _decode(
     row = torch.arange(len(owner), device=device)  # of each row of the batch in the output
     alive = torch.ones(len(owner), dtype=torch.bool, device=device)
     for step in range(limit):
-        scores = process(context, logits.float())
+        scores = process(cast(Any, context), logits.float())
         token = torch.multinomial(scores.softmax(-1), 1) if settings.do_sample else scores.argmax(-1, keepdim=True)
         output[row, step] = torch.where(alive, token[:, 0], settings.pad_token_id)
         ended = alive & torch.isin(token[:, 0], end_ids)
@@ -187,7 +187,8 @@ def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tenso
 
 def _parameters(model: PreTrainedModel) -> set[str]:
     # A peft model passes everything on.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", None)
+    inner = model if unwrap is None else unwrap()
     return set(inspect.signature(inner.forward).parameters)
 
 

@@ -43,7 +43,7 @@ class Experience:
 
 @pytest.fixture(autouse=True)
 def operators(monkeypatch):
-    class ExperienceOperator(metaclass=abc.ABCMeta):
+    class ExperienceOperator(metaclass=abc.ABCMeta):  # noqa: B024
         pass
 
     return standin.install(
