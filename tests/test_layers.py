@@ -14,7 +14,7 @@ ALLOWED = {
     "adapters": {"estimators"},
     "bestofn": {"estimators"},
     "rollouts": {"rewards"},
-    "report": {"estimators", "bestofn"},
+    "report": {"bestofn"},
     "trainers": {"estimators", "bestofn", "rewards", "rollouts", "report"},
     "demo": {"estimators", "bestofn", "rewards", "rollouts", "report", "trainers"},
     "cli": {"estimators", "bestofn", "rewards", "rollouts", "report", "trainers", "demo"},

@@ -46,10 +46,6 @@ def plan_training(
     Raises:
         ValueError: n < target_n, or no candidate left.
     """
-    import torch
-
-    from tea.estimators import get_estimator, get_estimator_spec
-
     matrix = reward_matrix(rewards)
     num_prompts, n = matrix.shape
     if target_n > n:
@@ -57,15 +53,13 @@ def plan_training(
     sizes = [m for m in group_sizes if 2 <= m <= min(n, rollouts_per_step)]
     if not sizes:
         raise ValueError(f"none of the group sizes {tuple(group_sizes)} fits {rollouts_per_step} rollouts and n = {n}")
-    takes_target = "target_n" in get_estimator_spec(estimator).parameters
-    function = get_estimator(estimator, **({"target_n": target_n} if takes_target else {}), **options)
     influence = _influence(matrix, target_n)
     rng = np.random.default_rng(seed)
     records: list[dict[str, Any]] = []
     for m in sizes:
         rows = rng.integers(num_prompts, size=groups)
         columns = rng.random((groups, n)).argpartition(m - 1, axis=1)[:, :m]
-        advantages = function(torch.from_numpy(matrix[rows[:, None], columns])).numpy()
+        advantages = advantages_of(estimator, matrix[rows[:, None], columns], target_n, **options)
         psi = influence[rows[:, None], columns]
         psi = psi - psi.mean(axis=1, keepdims=True)
         halves = [_efficiency(advantages[i::8], psi[i::8]) for i in range(8)]
@@ -84,6 +78,30 @@ def plan_training(
     for record in records:
         record["recommended"] = record is chosen
     return records
+
+
+def advantages_of(estimator: str, rewards: Any, target_n: int, **options: Any) -> FloatArray:
+    """The advantages that an estimator gives, in and out of NumPy.
+
+    Args:
+        estimator: name in :func:`tea.list_estimators`.
+        rewards: (P, m).
+        target_n: N, for estimators that take one.
+        **options: further arguments of the estimator.
+
+    Returns:
+        (P, m).
+
+    Raises:
+        TypeError, ValueError: as :func:`tea.get_estimator`.
+    """
+    import torch
+
+    from tea.estimators import get_estimator, get_estimator_spec
+
+    takes_target = "target_n" in get_estimator_spec(estimator).parameters
+    function = get_estimator(estimator, **({"target_n": target_n} if takes_target else {}), **options)
+    return np.asarray(function(torch.from_numpy(np.asarray(rewards, dtype=np.float64))).numpy())
 
 
 def _influence(matrix: FloatArray, n: int) -> FloatArray:

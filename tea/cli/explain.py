@@ -34,9 +34,7 @@ def command(
 ) -> None:
     """The advantage that each estimator gives to each reward of a prompt: a table, a figure, a page to play with."""
     with errors():
-        import numpy as np
-
-        from tea.report.explain import explain, explanation_rows, typical_prompt, write_explanation
+        from tea.report.explain import explain, explanation_rows, group_of, typical_prompt, write_explanation
 
         if num_generations < 2:
             raise ValueError(f"--num-generations must be at least 2, got {num_generations}")
@@ -50,7 +48,7 @@ def command(
             row = typical_prompt(matrix, num_generations)
         if not 0 <= row < len(matrix):
             raise ValueError(f"--row must be from 0 to {len(matrix) - 1}, got {row}")
-        rewards = matrix[row][~np.isnan(matrix[row])][:num_generations]
+        rewards = group_of(matrix, row, num_generations)
         shown = table.prompts[row]
         shown = f"Prompt {shown}" if shown.isdigit() else shown
         found = explain(rewards, target_n, tail_fraction=tail_fraction, prompt=shown)

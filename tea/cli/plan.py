@@ -67,8 +67,6 @@ def command(
 ) -> None:
     """Weigh what more samples give against what they cost; split a budget over prompts."""
     with errors():
-        import numpy as np
-
         from tea.bestofn import imperfect_verifier, plan_samples, plan_training, split_budget
         from tea.report import format_interval
 
@@ -89,9 +87,9 @@ def command(
             score_with=score_with,
         )
         if cost_per_token is not None:
-            if table.num_tokens is None:
+            if table.mean_tokens is None:
                 raise ValueError(f"{file}: no column 'num_tokens', which --cost-per-token needs; give --cost")
-            cost += cost_per_token * float(np.nanmean(table.num_tokens))
+            cost += cost_per_token * table.mean_tokens
         if budget is not None and budget < matrix.size:
             raise ValueError(f"--budget must be at least the {matrix.size} samples already taken, got {budget}")
         if rollouts is not None and train_n > matrix.shape[1]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tea.bestofn._inputs import FloatArray, is_binary, reward_matrix
+from tea.bestofn.group_size import advantages_of
 from tea.report.figures import LIGHT, Theme
 from tea.report.page import write_bytes
 
@@ -68,12 +70,6 @@ def explain(rewards: Any, target_n: int = 128, *, tail_fraction: float = 0.25, p
     Raises:
         ValueError: fewer than 2 rewards, NaN or infinite, N < 1, alpha outside (0, 1].
     """
-    import warnings
-
-    import torch
-
-    from tea.estimators import get_estimator, get_estimator_spec
-
     matrix = np.sort(reward_matrix(np.asarray(rewards, dtype=np.float64)[None], min_samples=2))
     m = matrix.shape[1]
     binary = is_binary(matrix)
@@ -83,15 +79,13 @@ def explain(rewards: Any, target_n: int = 128, *, tail_fraction: float = 0.25, p
             continue
         estimator = name.removesuffix("_monotone")
         given: dict[str, Any] = dict(options)
-        if "target_n" in get_estimator_spec(estimator).parameters:
-            given["target_n"] = target_n
         if estimator == "tea":
             given["tail_fraction"] = tail_fraction
         if estimator == "max_at_k":
             given["k"] = min(m, target_n)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about one group being few to learn a prior from: said on the page
-            advantages[name] = get_estimator(estimator, **given)(torch.from_numpy(matrix)).numpy()[0]
+            advantages[name] = advantages_of(estimator, matrix, target_n, **given)[0]
     return Explanation(matrix[0], advantages, target_n, tail_fraction, prompt)
 
 
@@ -150,10 +144,8 @@ def explanation_page(found: Explanation) -> str:
         keep_trailing_newline=True,
     )
     moving = {n: t for n, t in SHOWN.items() if n not in _NOT_ON_THE_PAGE}
-    return environment.get_template(
-        "explain.html.j2"
-    ).render(
-        code=Markup(code),  # ours, and without a closing script tag
+    return environment.get_template("explain.html.j2").render(
+        code=code,
         data={
             "rewards": found.rewards.tolist(),
             "n": found.target_n,
@@ -166,8 +158,6 @@ def explanation_page(found: Explanation) -> str:
 
 def write_explanation(found: Explanation, output_dir: str | os.PathLike[str]) -> list[Path]:
     """Write explain.html, which stands alone, and explain.png; returns both paths."""
-    import io
-
     directory = Path(output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -176,6 +166,12 @@ def write_explanation(found: Explanation, output_dir: str | os.PathLike[str]) ->
     write_bytes(paths[0], explanation_page(found).encode())
     write_bytes(paths[1], buffer.getvalue())
     return paths
+
+
+def group_of(rewards: Any, row: int, size: int) -> FloatArray:
+    """The first `size` rewards of prompt `row` that are there; `rewards` is (P, n), NaN where missing."""
+    line = np.asarray(rewards, dtype=np.float64)[row]
+    return np.asarray(line[~np.isnan(line)][:size])
 
 
 def typical_prompt(rewards: Any, size: int) -> int:

@@ -102,10 +102,9 @@ def settings_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     if not names:
         return [], []
     rows = [
-        [run, *(str(settings.get(name, "")) for name in names)]
-        for run, settings in zip(comparison.names, comparison.settings, strict=True)
+        [name.replace("_", " "), *(str(settings.get(name, "")) for settings in comparison.settings)] for name in names
     ]
-    return ["run", *(name.replace("_", " ") for name in names)], rows
+    return ["", *comparison.names], rows
 
 
 def summary(comparison: Comparison) -> list[str]:

@@ -54,6 +54,11 @@ class RewardTable:
         first = next(iter(self.rewards.values()))
         return int(first.shape[0]), int(first.shape[1])
 
+    @property
+    def mean_tokens(self) -> float | None:
+        """Mean length of a completion in tokens, where the file has them."""
+        return None if self.num_tokens is None else float(np.nanmean(self.num_tokens))
+
 
 def build_table(
     path: Any,
@@ -120,7 +125,7 @@ def build_table(
     chosen = chosen[used]
     tokens = None
     if "num_tokens" in table:
-        tokens = _numbers("num_tokens", table["num_tokens"], rows, where, missing)[chosen]
+        tokens = _numbers("num_tokens", table["num_tokens"], rows, where, "keep")[chosen]
     completions = None
     if texts and "completion" in table:
         completions = [[str(table["completion"][rows[i]]) for i in line] for line in chosen]

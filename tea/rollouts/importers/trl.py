@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tea.rollouts.formats import read_parquet
-from tea.rollouts.importers.base import Importer, Peek, Samples, numeric
+from tea.rollouts.importers.base import Importer, Peek, Samples, numeric, text_of
 
 
 def _recognises(peek: Peek) -> bool:
@@ -26,6 +26,7 @@ def _read(paths: Sequence[Path], texts: bool) -> Samples:
     samples.columns = {
         name: [value for table in tables for value in table.get(name, [None] * len(table["step"]))] for name in names
     }
+    samples.columns["completion"] = [text_of(completion) for completion in samples.columns["completion"]]
     samples.rewards = numeric(samples.columns, ("step", "prompt", "completion", "advantage"))
     return samples
 
