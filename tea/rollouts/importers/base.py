@@ -25,6 +25,7 @@ class Samples:
         unscored: why there is no reward per sample, where there is none.
         notes: what a user should know.
         places: the files, with their numbers of rows, to say where a bad value stands.
+        origin: of each entry its row over all files; None: they are the same.
     """
 
     columns: dict[str, Sequence[Any]]
@@ -35,9 +36,11 @@ class Samples:
     unscored: str = ""
     notes: list[str] = field(default_factory=list)
     places: list[tuple[Path, int]] = field(default_factory=list)
+    origin: list[int] | None = None
 
     def where(self, row: int) -> str:
         """File and row (1-based within it, without a header) of entry `row`."""
+        row = row if self.origin is None else self.origin[row]
         for path, rows in self.places:
             if row < rows:
                 return f"{path}: row {row + 1}"

@@ -20,17 +20,26 @@ def _recognises(peek: Peek) -> bool:
 def _read(paths: Sequence[Path], texts: bool) -> Samples:
     ordered = sorted(paths, key=lambda path: (len(path.stem), path.stem))
     samples = Samples({}, key="prompt", default="score", moving=True)
-    columns = columns_of([record for _, record in jsonl_records(ordered, samples)])
+    records = [record for _, record in jsonl_records(ordered, samples)]
+    parts = [str(record.get("uid", "")).rsplit("_", 2) for record in records]
+    if all(len(part) == 3 for part in parts):
+        samples.key = "group"
+        # A rollout of several turns has a row for each, all with its score: the last stands for it.
+        last = {(record["step"], *part[:2]): i for i, (record, part) in enumerate(zip(records, parts, strict=True))}
+        if len(last) < len(records):
+            samples.notes.append(f"{len(records) - len(last)} rows are earlier turns of a rollout: its last one counts")
+            first: dict[tuple[int, str], str] = {}  # a later turn's input holds the turns before it
+            for record, part in zip(records, parts, strict=True):
+                record["input"] = first.setdefault((record["step"], part[0]), record["input"])
+        samples.origin = sorted(last.values())
+        records = [{**records[i], "group": parts[i][0]} for i in samples.origin]
+    columns = columns_of(records)
     samples.columns = {
         "prompt": columns.pop("input"),
         "completion": columns.pop("output"),
         "answer": columns.pop("gts"),
         **columns,
     }
-    parts = [str(uid).rsplit("_", 2) for uid in columns.get("uid", [])]
-    if parts and all(len(part) == 3 for part in parts):
-        samples.columns["group"] = [part[0] for part in parts]
-        samples.key = "group"
     samples.rewards = numeric(columns, ("step",))
     return samples
 

@@ -186,3 +186,18 @@ def test_what_verls_own_best_at_k_costs():
     bias = normal_order_statistics(16) @ shares - truth
     np.testing.assert_allclose(bias, [-0.0353, -0.0685, -0.1234, -0.2168], atol=1e-4)  # docs/rollout-files.md
     np.testing.assert_allclose(replaced - ours.values, bias, atol=3 * ours.std_error.max())
+
+
+def test_turns_of_a_verl_rollout_are_one_sample(tmp_path):
+    rows = [json.loads(line) for line in (FILES / "verl/validation/20.jsonl").read_text().splitlines()]
+    turn = {**rows[4], "output": "let me think", "score": 99.0}
+    rows[4] = {**rows[4], "uid": rows[4]["uid"].removesuffix("_0") + "_1", "input": rows[4]["input"] + "let me think"}
+    (tmp_path / "20.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:4], turn, *rows[4:]]))
+    table = read_rewards(tmp_path, texts=True)
+    np.testing.assert_array_equal(table.rewards["score"], CLOSENESS)
+    assert table.completions == GUESSES.astype(str).tolist()
+    assert "1 rows are earlier turns" in table.notes[0]
+    rows[7]["score"] = None
+    (tmp_path / "20.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:4], turn, *rows[4:]]))
+    with pytest.raises(ValueError, match=r"20.jsonl: row 9, column 'score': the value is missing"):
+        read_rewards(tmp_path, missing="fail")
