@@ -289,7 +289,8 @@ class TEAConfig(GRPOConfig):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.eval_best_of_n_steps:
             self.eval_strategy, self.eval_steps, self.eval_on_start = "steps", self.eval_best_of_n_steps, True
-            if self.metric_for_best_model is None:
+            inherited: Any = self  # mypy cannot follow the attribute through transformers' classes
+            if inherited.metric_for_best_model is None:
                 self.metric_for_best_model, self.greater_is_better = "best_of_n", True
 
     def scale_rewards_for(self, spec: EstimatorSpec | None) -> str:

@@ -499,6 +499,7 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ["full_attention"])
+        reason: str | None
         if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
             reason = "vLLM and continuous batching share prompts by themselves: unset it"
         elif not hasattr(trl.trainer.utils, "add_fused_lm_head"):
@@ -598,7 +599,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         self.model.eval()  # says to `log` which metrics these are
         self.log(metrics)
         self.model.train()
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        inherited: Any = self  # mypy cannot follow the attribute through transformers' classes
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, inherited.control, metrics)
         if step == 0 and self.args.load_best_model_at_end and self.is_in_train:
             # The untrained model is a candidate like any other.
             self._determine_best_metric(metrics=metrics, trial=None)
@@ -628,7 +630,8 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         rows = max(args.per_device_train_batch_size * args.steps_per_generation, args.per_device_eval_batch_size)
         together = max(rows // n, 1)  # prompts per process and pass
         padded = prompts + prompts[-1:] * (-len(prompts) % (together * world))  # all processes in step
-        kept = self.num_generations_eval, self.beta, self.model.training
+        inherited: Any = self  # as above
+        kept = inherited.num_generations_eval, inherited.beta, self.model.training
         devices = [args.device] if args.device.type == "cuda" else []
         collected = []
         self._measuring, self.beta = True, 0.0  # no reference model is needed to sample
