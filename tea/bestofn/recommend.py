@@ -120,7 +120,7 @@ def _measure(
     if n < 16 or len(spread) == 0:
         return [], None
     largest = min(target_n, max(n // 2, 1))
-    size = min(m, n // 2)
+    size = min(m, max(round(m * largest / target_n), 4), n // 2)  # what matters is how far N lies beyond m
     rows = []
     for name, options in _candidates(size, largest, binary):
         (record,) = plan_training(
@@ -193,7 +193,7 @@ def _what_was_measured(
 ) -> str:
     of = {row["estimator"]: row for row in reversed(rows)}  # the better one, where there are two
     text = ", ".join(
-        f"{name} {of[name]['efficiency']:.0%} ± {2 * of[name]['efficiency_se']:.0%}"
+        f"{name} {of[name]['efficiency']:.1%} ± {2 * of[name]['efficiency_se']:.1%}"
         for name in dict.fromkeys((estimator, rows[0]["estimator"], "grpo"))
         if name in of
     )

@@ -86,7 +86,7 @@ def command(
             table = [
                 [
                     ", ".join([row["estimator"], *(f"{k}={v}" for k, v in row["options"].items() if k != "target_n")]),
-                    f"{row['efficiency']:.0%} ± {2 * row['efficiency_se']:.0%}",
+                    f"{row['efficiency']:.1%} ± {2 * row['efficiency_se']:.1%}",
                 ]
                 for row in advice.efficiencies
             ]
