@@ -12,6 +12,7 @@ from tea.rewards.base import RewardFunction
 from tea.rollouts.grouping import Missing, RewardTable, build_table
 from tea.rollouts.importers import load_samples
 from tea.rollouts.importers.base import Samples
+from tea.rollouts.importers.own import REWARD_PREFIX as REWARD_PREFIX
 
 
 def read_rewards(
