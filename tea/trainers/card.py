@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from tea.estimators import Estimator
-from tea.rewards.load import reward_source
+from tea.rewards.base import reward_source
 from tea.trainers.watch import measured_curves
 
 if TYPE_CHECKING:
