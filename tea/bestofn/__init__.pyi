@@ -36,7 +36,7 @@ from .paired import PairedDifference as PairedDifference
 from .paired import paired_difference as paired_difference
 from .plan import Plan as Plan
 from .plan import plan_samples as plan_samples
-from .recommend import Recommendation as Recommendation
-from .recommend import recommend as recommend
+from .recommendation import Recommendation as Recommendation
+from .recommendation import recommend as recommend
 from .vote import VoteCurves as VoteCurves
 from .vote import vote_curves as vote_curves
