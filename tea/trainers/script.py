@@ -219,6 +219,7 @@ def main(
         return trainer
     trainer.save_final_model()
     trainer.create_model_card(model_name=os.path.basename(os.path.abspath(training_args.output_dir)))
+    trainer.save_state()
     trainer.accelerator.print(f"model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

@@ -300,7 +300,8 @@ def trainers_advantages(method, m, n, tmp_path):
         report_to="none",
         scale_rewards=options.pop("scale", "group"),
         advantage_estimator=method.estimator,
-        normalize_advantages=method.normalize,
+        # The recorded runs divide every batch by its own root mean square, as the trainers once did.
+        normalize_advantages="batch" if method.normalize else "none",
         **{"target_n": n, **{name: options.pop(name) for name in shared & options.keys()}},
         estimator_kwargs=options or None,
         reward_memory=method.memory(m, n),

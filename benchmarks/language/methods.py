@@ -1,0 +1,44 @@
+"""The methods: each is what it adds to the options that all share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+M, N = 16, 128
+
+# What every run has: the same prompts, rollouts and updates.
+SHARED: dict[str, Any] = {
+    "num_generations": M,
+    "target_n": N,
+    "per_device_train_batch_size": 4 * M,
+    "max_steps": 24,
+    "lr_scheduler_type": "constant",
+    "loss_type": "dr_grpo",
+    "share_prompts": True,
+    "gradient_checkpointing": False,
+    "dtype": "float32",
+    "bf16": False,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "report_to": "none",
+}
+LEARNING_RATES = (3e-6, 1e-5, 3e-5)
+
+METHODS: dict[str, dict[str, Any]] = {
+    "grpo": {"advantage_estimator": "grpo"},
+    "dr_grpo": {"advantage_estimator": "dr_grpo", "scale_rewards": "none"},
+    "max_at_m": {"advantage_estimator": "max_at_k", "k": M},
+    "pass_at_n": {"advantage_estimator": "pass_at_n"},
+    "eb_bon": {"advantage_estimator": "eb_bon"},
+    "tea_published": {"advantage_estimator": "tea", "monotone": False},
+    "prefix_tea_published": {"advantage_estimator": "prefix_tea", "monotone": False},
+    "max_at_2m_memory": {"advantage_estimator": "max_at_k", "k": 2 * M, "reward_memory": M},
+    # What the defaults were: every batch divided by its own scale, every group too, gradients clipped to one norm.
+    "pass_at_n_old_scale": {
+        "advantage_estimator": "pass_at_n",
+        "normalize_advantages": "batch",
+        "scale_rewards": "group",
+        "max_grad_norm": 1.0,
+    },
+}
+MAIN = ("grpo", "pass_at_n")

@@ -1,0 +1,171 @@
+"""Tasks x methods x seeds on SmolLM2-135M, each through `tea train` and `tea eval`; resumable.
+
+    python -m benchmarks.language.run                                    # the main plan; a day on two cores
+    python -m benchmarks.language.run --tasks lcm --methods grpo pass_at_n --seeds 1 2 3
+
+A run is a JSON row appended to results/rows.jsonl; one whose row is there is not repeated. The base model is a method
+without training. Weights are deleted when they have been evaluated, unless --keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from benchmarks.language.methods import MAIN, METHODS, SHARED
+from benchmarks.language.model import prepare, source
+from benchmarks.language.tasks import TASKS
+from benchmarks.record import environment
+
+HERE = Path(__file__).resolve().parent
+ROWS = HERE / "results" / "rows.jsonl"
+REWARD = f"{HERE / 'rewards.py'}:right_answer"
+NEEDED_GB = 6.0  # of memory: weights, gradients, Adam's two moments in float32 and the activations of a step
+PLAN = ("task", "method", "seed", "learning_rate", "max_steps", "num_samples")
+
+
+def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
+    """All finished runs; a line that was cut off is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def check_memory() -> None:
+    """Refuse to start where a training step would not fit.
+
+    Raises:
+        SystemExit: With what there is and what is needed.
+    """
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return
+    available = next(int(line.split()[1]) for line in meminfo.read_text().splitlines() if line.startswith("MemAvail"))
+    if available / 1e6 < NEEDED_GB:
+        raise SystemExit(f"training needs about {NEEDED_GB:g} GB of free memory, there are {available / 1e6:.1f} GB")
+
+
+def tea(*arguments: str, log: Path) -> None:
+    """Run a command of the product, its output into a file.
+
+    Raises:
+        SystemExit: If it fails, with the end of its output.
+    """
+    with log.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "tea", *arguments], stdout=out, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode != 0:
+        raise SystemExit(f"tea {' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
+
+
+def train(task: str, method: str, seed: int, learning_rate: float, max_steps: int, work: Path) -> dict[str, Any]:
+    """`tea train` from a YAML; returns what it logged."""
+    config = {
+        "model_name_or_path": str(prepare()),
+        "dataset_name": str(work.parent / f"{task}.train.jsonl"),
+        "reward_funcs": [REWARD],
+        "output_dir": str(work / "model"),
+        "max_completion_length": TASKS[task].max_completion_length,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        **SHARED,
+        **METHODS[method],
+        "max_steps": max_steps,
+    }
+    (work / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    start = time.perf_counter()
+    tea("train", "--config", str(work / "config.yaml"), log=work / "train.log")
+    state = json.loads((work / "model" / "trainer_state.json").read_text())
+    keep = ("step", "reward", "grad_norm", "entropy", "tea/best_of_n", "step_time", "num_tokens")
+    log = [{name: entry[name] for name in keep if name in entry} for entry in state["log_history"] if "loss" in entry]
+    return {"train_seconds": time.perf_counter() - start, "log": log}
+
+
+def evaluate(task: str, model: Path, num_samples: int, work: Path) -> dict[str, Any]:
+    """`tea eval` on the held-out prompts; returns the number of right answers and of different ones of each."""
+    start = time.perf_counter()
+    out = work / "eval"
+    tea(
+        *("eval", str(model), "--dataset", str(work.parent / f"{task}.held_out.jsonl"), "--output-dir", str(out)),
+        *("--reward", REWARD, "-n", str(num_samples), "--dtype", "bfloat16"),
+        *("--max-completion-length", str(TASKS[task].max_completion_length)),
+        log=work / "eval.log",
+    )
+    samples = pq.read_table(out / "samples.parquet").to_pandas()
+    reward = next(name for name in samples.columns if name.startswith("reward"))
+    prompts = samples.groupby("prompt_id", sort=True)
+    return {
+        "correct": [int(group[reward].sum()) for _, group in prompts],
+        "distinct": [int(group["completion"].str.strip().nunique()) for _, group in prompts],
+        "examples": [group["completion"].head(4).tolist() for _, group in prompts][:3],
+        "eval_seconds": time.perf_counter() - start,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what has no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(MAIN))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--max-steps", type=int, default=SHARED["max_steps"])
+    parser.add_argument("--num-samples", type=int, default=256)
+    parser.add_argument("--work-dir", type=Path, default=Path("outputs/language"))
+    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument("--keep", action="store_true", help="keep the trained weights")
+    options = parser.parse_args(arguments)
+    check_memory()
+    base = prepare()
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    plan: list[tuple[str, str, int]] = [(task, "base", 0) for task in options.tasks]
+    plan += [(t, method, seed) for seed in options.seeds for t in options.tasks for method in options.methods]
+    for task, method, seed in plan:
+        trained = method != "base"
+        cell = {
+            "task": task,
+            "method": method,
+            "seed": seed,
+            "learning_rate": options.learning_rate if trained else None,
+            "max_steps": options.max_steps if trained else 0,
+            "num_samples": options.num_samples,
+        }
+        if any(all(row[name] == cell[name] for name in PLAN) for row in read_rows(options.rows)):
+            continue
+        train_rows, held_out = TASKS[task].rows()
+        for name, rows in (("train", train_rows), ("held_out", held_out)):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (options.work_dir / f"{task}.{name}.jsonl").write_text(text)
+        label = "-".join(str(cell[name]) for name in PLAN)
+        work = options.work_dir / label
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        row: dict[str, Any] = dict(cell)
+        if trained:
+            row |= train(task, method, seed, options.learning_rate, options.max_steps, work)
+        row |= evaluate(task, work / "model" if trained else base, options.num_samples, work)
+        row |= {"model": source(), "environment": environment()}
+        with options.rows.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        if not options.keep:
+            shutil.rmtree(work / "model", ignore_errors=True)
+        correct = sum(count > 0 for count in row["correct"])
+        print(f"{label}: {correct} of {len(row['correct'])} held-out prompts solved in {options.num_samples} samples")
+
+
+if __name__ == "__main__":
+    main()
