@@ -1,0 +1,149 @@
+"""The tables of the README, from results/rows.jsonl.
+
+python -m benchmarks.language.report
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.language.run import ROWS, read_rows
+from benchmarks.record import replace_section, table
+from tea.bestofn import pass_at_n
+
+HERE = Path(__file__).resolve().parent
+NS = (1, 4, 16, 64, 128)
+Array = NDArray[np.float64]
+Key = tuple[str, float | None, int]  # method, learning rate, updates
+
+
+def per_prompt(row: dict[str, Any]) -> Array:
+    """(prompts, len(NS)) unbiased pass@N of every held-out prompt."""
+    n = row["num_samples"]
+    correct = np.arange(n)[None, :] < np.array(row["correct"])[:, None]
+    return pass_at_n(correct.astype(float), NS).per_prompt
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """Mean and half of its 95 % interval (Student's t), NaN for a single value."""
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(half)
+
+
+def task_table(rows: list[dict[str, Any]]) -> str:
+    """One task: curves, and differences at the deployed N over prompts and over seeds."""
+    groups: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        groups[row["method"], row["learning_rate"], row["max_steps"]][row["seed"]] = row
+    base = per_prompt(next(row for row in rows if row["method"] == "base"))
+    grpo = {
+        (rate, steps, seed): per_prompt(row)
+        for (method, rate, steps), found in groups.items()
+        if method == "grpo"
+        for seed, row in found.items()
+    }
+    lines = []
+    for (method, rate, steps), found in sorted(groups.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
+        seeds = sorted(found)
+        curves = {seed: per_prompt(found[seed]) for seed in seeds}
+        mean = np.mean(list(curves.values()), axis=0)
+        cells = [f"{value:.3f}" for value in mean.mean(axis=0)]
+        against = [("base", dict.fromkeys(seeds, base))] if method != "base" else []
+        if method not in ("base", "grpo"):
+            paired = {seed: grpo[rate, steps, seed] for seed in seeds if (rate, steps, seed) in grpo}
+            against += [("grpo", paired)] if paired else []
+        gains = {"base": "", "grpo": ""}
+        for name, others in against:
+            differences = [curves[seed][:, -1] - other[:, -1] for seed, other in others.items()]
+            value, half = interval(np.mean(differences, axis=0))
+            over_seeds = [difference.mean() for difference in differences]
+            spread = f"; seeds {min(over_seeds):+.3f} to {max(over_seeds):+.3f}" if len(over_seeds) > 1 else ""
+            gains[name] = f"{value:+.3f} ± {half:.3f}{spread}"
+        rate_text = "" if rate is None else f"{rate:g}"
+        kept = np.mean([np.mean(row["distinct"]) for row in found.values()])
+        named = [f"`{method}`", rate_text, ", ".join(map(str, seeds)) if method != "base" else ""]
+        lines.append([*named, *cells, gains["base"], gains["grpo"], f"{kept:.1f}"])
+    head = [
+        "method",
+        "learning rate",
+        "seeds",
+        *(f"N = {n}" for n in NS),
+        "N = 128 − base",
+        "N = 128 − GRPO",
+        "distinct",
+    ]
+    return table(head, lines)
+
+
+def forecast_table(rows: list[dict[str, Any]]) -> str:
+    """What the last quarter of training logged as the best-of-N forecast, and what was then measured."""
+    lines = []
+    for row in rows:
+        logged = [entry["tea/best_of_n"] for entry in row.get("log", []) if "tea/best_of_n" in entry]
+        if logged:
+            tail = np.mean(logged[-max(len(logged) // 4, 1) :])
+            measured = per_prompt(row)[:, -1].mean()
+            name = f"`{row['method']}`, {row['learning_rate']:g}, seed {row['seed']}"
+            lines.append([row["task"], name, f"{tail:.3f}", f"{measured:.3f}", f"{tail - measured:+.3f}"])
+    return table(["task", "run", "forecast", "measured", "difference"], lines)
+
+
+def cost_table(rows: list[dict[str, Any]]) -> str:
+    """Wall time and tokens of every method."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row.get("log"):
+            found[row["method"]].append(row)
+    lines = []
+    for method, runs in sorted(found.items()):
+        step = np.median([entry["step_time"] for run in runs for entry in run["log"]])
+        tokens = np.mean([run["log"][-1]["num_tokens"] for run in runs])
+        lines.append([f"`{method}`", str(len(runs)), f"{step:.1f}", f"{tokens:,.0f}"])
+    return table(["method", "runs", "seconds per step, median", "tokens, prompt and completion"], lines)
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """All tables."""
+    parts = []
+    for task in sorted({row["task"] for row in rows}):
+        of_task = [row for row in rows if row["task"] == task]
+        if any(row["method"] == "base" for row in of_task):
+            parts += [f"### {task}", task_table(of_task)]
+            row = of_task[0]
+            samples = "; ".join(" / ".join(repr(text.strip()) for text in line) for line in row["examples"])
+            parts.append(f"The base model's first four samples for three held-out prompts: {samples}")
+    parts += ["### Forecast and measurement", forecast_table(rows), "### Cost", cost_table(rows)]
+    commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
+    machine = rows[0]["environment"]
+    parts.append(
+        f"{len(rows)} rows; {rows[0]['model']}; commit {commits}; torch {machine['versions']['torch']}, "
+        f"{machine['processor']}, one core per run. ± is half of the 95 % interval over the held-out prompts, of the "
+        "difference averaged over seeds; behind it the smallest and largest seed."
+    )
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Write the README's tables, or print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument("--print", action="store_true", dest="only_print")
+    options = parser.parse_args()
+    text = render(read_rows(options.rows))
+    if options.only_print:
+        print(text)
+    else:
+        replace_section(HERE / "README.md", "tables", "\n" + text + "\n")
+
+
+if __name__ == "__main__":
+    main()
