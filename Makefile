@@ -10,10 +10,11 @@ BASE := .venv-base
 TEST_TOOLS = $$(grep -E '^(pytest|pytest-xdist|hypothesis)==' constraints.txt) 'setuptools>=77'
 TESTS ?= tests
 
-.PHONY: help demo test test-lowest test-base test-installs lint bench bench-quick bench-report clean
+.PHONY: help demo demo-smollm2 test test-lowest test-base test-installs lint bench bench-quick bench-report clean
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
+	@echo "make demo-smollm2   the same question on a real language model, half an hour"
 	@echo "make test           run all tests"
 	@echo "make test-lowest    the same on the lowest versions that are allowed; TESTS='tests/...' runs only those"
 	@echo "make test-base      try an install without extras"
@@ -32,6 +33,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
+
+demo-smollm2: $(READY)
+	@echo "GRPO and training for best-of-128 on SmolLM2-135M: about half an hour on two cores; interrupted, it goes on."
+	$(BIN)/python -m pip install --quiet -c constraints.txt gguf
+	$(BIN)/python -m benchmarks.language.demo --seed $(SEED)
 
 demo: $(READY)
 	$(BIN)/python -m tea demo --seed $(SEED)

@@ -69,6 +69,24 @@ def tea(*arguments: str, log: Path) -> None:
         raise SystemExit(f"tea {' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
 
 
+def write_data(task: str, folder: Path) -> None:
+    """TASK.train.jsonl and TASK.held_out.jsonl."""
+    for name, rows in zip(("train", "held_out"), TASKS[task].rows(), strict=True):
+        (folder / f"{task}.{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def sample(task: str, model: Path, num_samples: int, work: Path) -> Path:
+    """`tea eval` on the held-out prompts; goes on where it was interrupted. Returns its directory."""
+    out = work / "eval"
+    tea(
+        *("eval", str(model), "--dataset", str(work.parent / f"{task}.held_out.jsonl"), "--output-dir", str(out)),
+        *("--reward", REWARD, "-n", str(num_samples), "--dtype", "bfloat16"),
+        *("--max-completion-length", str(TASKS[task].max_completion_length)),
+        log=work / "eval.log",
+    )
+    return out
+
+
 def train(task: str, method: str, seed: int, learning_rate: float, max_steps: int, work: Path) -> dict[str, Any]:
     """`tea train` from a YAML; returns what it logged."""
     config = {
@@ -93,15 +111,9 @@ def train(task: str, method: str, seed: int, learning_rate: float, max_steps: in
 
 
 def evaluate(task: str, model: Path, num_samples: int, work: Path) -> dict[str, Any]:
-    """`tea eval` on the held-out prompts; returns the number of right answers and of different ones of each."""
+    """Sample the held-out prompts; returns the number of right answers and of different ones of each."""
     start = time.perf_counter()
-    out = work / "eval"
-    tea(
-        *("eval", str(model), "--dataset", str(work.parent / f"{task}.held_out.jsonl"), "--output-dir", str(out)),
-        *("--reward", REWARD, "-n", str(num_samples), "--dtype", "bfloat16"),
-        *("--max-completion-length", str(TASKS[task].max_completion_length)),
-        log=work / "eval.log",
-    )
+    out = sample(task, model, num_samples, work)
     samples = pq.read_table(out / "samples.parquet").to_pandas()
     reward = next(name for name in samples.columns if name.startswith("reward"))
     prompts = samples.groupby("prompt_id", sort=True)
@@ -144,10 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         if any(all(row[name] == cell[name] for name in PLAN) for row in read_rows(options.rows)):
             continue
-        train_rows, held_out = TASKS[task].rows()
-        for name, rows in (("train", train_rows), ("held_out", held_out)):
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (options.work_dir / f"{task}.{name}.jsonl").write_text(text)
+        write_data(task, options.work_dir)
         label = "-".join(str(cell[name]) for name in PLAN)
         work = options.work_dir / label
         shutil.rmtree(work, ignore_errors=True)

