@@ -298,10 +298,12 @@ def trainers_advantages(method, m, n, tmp_path):
         bf16=False,
         use_cpu=True,
         report_to="none",
-        scale_rewards=options.pop("scale", "group"),
+        scale_rewards=options.pop("scale", spec.scale_in_training or "group"),
         advantage_estimator=method.estimator,
         # The recorded runs divide every batch by its own root mean square, as the trainers once did.
-        normalize_advantages="batch" if method.normalize else "none",
+        normalize_advantages="batch"
+        if (not spec.own_scale if method.normalize is None else method.normalize)
+        else "none",
         **{"target_n": n, **{name: options.pop(name) for name in shared & options.keys()}},
         estimator_kwargs=options or None,
         reward_memory=method.memory(m, n),
