@@ -10,7 +10,7 @@ BASE := .venv-base
 TEST_TOOLS = $$(grep -E '^(pytest|pytest-xdist|hypothesis)==' constraints.txt) 'setuptools>=77'
 TESTS ?= tests
 
-.PHONY: help demo demo-smollm2 test test-lowest test-base test-installs lint bench bench-quick bench-report clean
+.PHONY: help demo demo-smollm2 test test-adapters test-lowest test-base test-installs lint bench bench-quick bench-report clean
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-lowest    the same on the lowest versions that are allowed; TESTS='tests/...' runs only those"
 	@echo "make test-base      try an install without extras"
 	@echo "make test-installs  ask pip what tea can be installed beside"
+	@echo "make test-adapters  install verl, SkyRL and the others beside (1 GB), run the adapters on them, write the table"
 	@echo "make lint           ruff, formatting and types"
 	@echo "make bench          run the benchmarks that fit a CPU"
 	@echo "make bench-quick    train with GRPO, max@k and ours on the small tasks at reduced size, print the tables"
@@ -67,6 +68,9 @@ test-base: $(BASE)/.ready
 
 test-installs: $(READY)
 	$(BIN)/python -m pytest tests/install -m registry
+
+test-adapters: $(READY)
+	$(BIN)/python -m tests.adapters.frameworks
 
 lint: $(READY)
 	$(BIN)/ruff check .

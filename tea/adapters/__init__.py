@@ -16,7 +16,7 @@
 ``docs/frameworks.md`` shows each setup, and which versions it was tested with and how.
 
 All of them group rollouts by id, in any order and of unequal sizes, and refuse groups of a single rollout
-(``singletons="zero"`` allows them). Defaults: ``target_n=128``, ``scale="group"``, the monotone projection where it is
-recommended. The advantages are as large as the estimator makes them; choose the learning rate for that, see
+(``singletons="zero"`` allows them). Defaults: ``target_n=128``, the monotone projection where it is recommended. The
+advantages are as large as the estimator makes them; choose the learning rate for that, see
 :class:`tea.adapters.core.GroupAdvantages`.
 """

@@ -22,6 +22,7 @@ from tea.estimators import (
     normalize_advantages,
 )
 from tea.estimators.memory import check_memory_size, check_uses_memory
+from tea.estimators.scale import RunningScale
 
 DEFAULT_TARGET_N = 128  # as in TEAConfig
 
@@ -32,12 +33,14 @@ class GroupAdvantages:
 
     Attributes:
         name: One of ``tea.list_estimators()``.
-        options: Of the estimator. Not given: ``target_n=128``, ``scale="group"`` and ``monotone`` as recommended
-            for training.
-        normalize_advantages: Divide by the root mean square over the batch. Off: the advantages keep the size that
-            the estimator gives them, which depends on N and the estimator (see docs/frameworks.md), and the learning
-            rate is chosen for it. On, a batch of a few prompts that have nothing left to gain is scaled up to a full
-            step, so it is for batches of many prompts.
+        options: Of the estimator. Not given: ``target_n=128``, ``monotone`` as recommended for training, and
+            ``scale="none"``, or as the trainers do for estimators with a step size of their own (GRPO: "group").
+        normalize_advantages: What sets the size of the advantages, as in ``TEAConfig``. "none" (or False): nothing;
+            they are as large as the estimator makes them, in units of the reward for those that aim at the best of
+            several, and the learning rate is chosen for it. "running": the largest root mean square that they have
+            had, averaged over recent calls; they come at GRPO's size and shrink as there is less to gain. It starts
+            anew with the process: frameworks' checkpoints do not hold it. "batch" (or True): the root mean square of
+            each call, which makes a full step of a batch that has nothing left to gain.
         singletons: "error" refuses groups of one rollout, "zero" gives them advantage 0.
         reward_memory: Number of rewards of its earlier visits that are kept of every prompt, see
             :func:`tea.advantages_with_memory`. They are lost when the process ends: frameworks' checkpoints do not
@@ -49,22 +52,29 @@ class GroupAdvantages:
 
     name: str = "tea"
     options: Mapping[str, Any] = field(default_factory=dict)
-    normalize_advantages: bool = False
+    normalize_advantages: str | bool = "none"
     singletons: Singletons = "error"
     reward_memory: int = 0
     estimator: Estimator = field(init=False, repr=False, compare=False)
     memory: RewardMemory | None = field(init=False, repr=False, compare=False, default=None)
+    running_scale: RunningScale | None = field(init=False, repr=False, compare=False, default=None)
     _configured: dict[str, GroupAdvantages] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         check_singletons(self.singletons)
-        if not isinstance(self.normalize_advantages, bool):
-            raise ValueError(f"normalize_advantages must be True or False, got {self.normalize_advantages!r}")
+        normalize: Any = self.normalize_advantages
+        if isinstance(normalize, bool):
+            normalize = "batch" if normalize else "none"
+        if normalize not in ("running", "batch", "none"):
+            raise ValueError(f"normalize_advantages must be running, batch or none, got {normalize!r}")
+        object.__setattr__(self, "normalize_advantages", normalize)
+        if normalize == "running":
+            object.__setattr__(self, "running_scale", RunningScale())
         check_memory_size("reward_memory", self.reward_memory, minimum=0)
         spec = get_estimator_spec(self.name)
         defaults = {
             "target_n": DEFAULT_TARGET_N,
-            "scale": spec.scale_in_training or "group",
+            "scale": (spec.scale_in_training or "group") if spec.own_scale else "none",
             "monotone": spec.monotone_in_training,
         }
         defaults = {option: value for option, value in defaults.items() if option in spec.parameters}
@@ -123,7 +133,12 @@ class GroupAdvantages:
             history = self.memory.recall(keys).to(padded)
             advantages = advantages_with_memory(self.estimator, padded, history, mask=mask)
             self.memory.update(keys, padded, mask)
-        return layout.flatten(normalize_advantages(advantages, mask) if self.normalize_advantages else advantages)
+        if self.running_scale is not None:
+            self.running_scale.update(advantages, mask)
+            advantages = advantages / self.running_scale.scale(advantages.device)
+        elif self.normalize_advantages == "batch":
+            advantages = normalize_advantages(advantages, mask)
+        return layout.flatten(advantages)
 
     def per_token(
         self,
@@ -146,10 +161,11 @@ class GroupAdvantages:
 
     def check_batch(self, num_groups: int, caller: str) -> None:
         """Raise ValueError if a single group is to be scaled by what its batch says."""
-        if num_groups == 1 and (self.normalize_advantages or self.estimator.options.get("scale") == "batch"):
+        of_batch = self.normalize_advantages == "batch" or self.estimator.options.get("scale") == "batch"
+        if num_groups == 1 and of_batch:
             raise ValueError(
-                f"{caller} handed over a single prompt's group, and there is no batch to scale by: leave "
-                "normalize_advantages off and scale at 'group' or 'none'"
+                f"{caller} handed over a single prompt's group, and there is no batch to scale by: set "
+                "normalize_advantages to 'running' or 'none', and scale to 'group' or 'none'"
             )
 
     def configured(self, config: Any) -> GroupAdvantages:
@@ -175,7 +191,7 @@ class GroupAdvantages:
 def group_advantages(
     name: str = "tea",
     *,
-    normalize_advantages: bool = False,
+    normalize_advantages: str | bool = "none",
     singletons: Singletons = "error",
     reward_memory: int = 0,
     **options: Any,
@@ -184,14 +200,16 @@ def group_advantages(
     return GroupAdvantages(name, options, normalize_advantages, singletons, reward_memory)
 
 
-def without_memory(estimator: GroupAdvantages, why: str) -> GroupAdvantages:
-    """The estimator, which must have no reward memory.
+def without_state(estimator: GroupAdvantages, why: str, *, running_scale: bool = False) -> GroupAdvantages:
+    """The estimator, which must have no reward memory and, unless ``running_scale``, no running scale.
 
     Raises:
-        ValueError: If it has one, with the reason why it cannot.
+        ValueError: If it has, with the reason why it cannot.
     """
     if estimator.reward_memory > 0:
         raise ValueError(f"reward_memory={estimator.reward_memory} cannot work here, leave it at 0: {why}")
+    if estimator.running_scale is not None and not running_scale:
+        raise ValueError(f"normalize_advantages='running' cannot work here, set it to 'batch' or 'none': {why}")
     return estimator
 
 

@@ -100,7 +100,7 @@ def make_nemo_estimator(
     """An estimator for a training loop of one's own.
 
     NeMo-RL uses the advantages as they are (clipped, if ``grpo.advantage_clip_low`` or ``_high`` are set), so their
-    size is the estimator's: choose the learning rate for it, or set ``normalize_advantages=True``.
+    size is the estimator's: choose the learning rate for it, or set ``normalize_advantages="running"``.
 
     Args:
         name, options: As for :func:`tea.adapters.core.group_advantages`.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.adapters.core import GroupAdvantages, group_advantages, without_memory
+from tea.adapters.core import GroupAdvantages, group_advantages, without_state
 from tea.adapters.framework import import_framework, warn_if_untested
 
 __all__ = ["RLinfAdvantages", "make_rlinf_estimator", "register"]
@@ -56,11 +56,13 @@ def make_rlinf_estimator(name: str = "tea", **options: Any) -> RLinfAdvantages:
 
     The advantages' size is the estimator's: choose the learning rate for it. Set ``algorithm.normalize_advantages``
     to False: RLinf then leaves them as they are; True, its default for some tasks, whitens them over all tokens.
-    ``reward_memory`` is refused: RLinf hands over rewards only.
+    ``reward_memory`` and ``normalize_advantages="running"`` are refused: RLinf hands over rewards only, to each
+    data-parallel rank its own.
 
     Checked by ``tests/adapters/test_rlinf.py`` and, on RLinf itself, ``tests/adapters/frameworks/check_rlinf.py``.
     """
-    return RLinfAdvantages(without_memory(group_advantages(name, **options), "RLinf hands over no prompts"))
+    why = "RLinf hands over rewards only, and to each data-parallel rank its own"
+    return RLinfAdvantages(without_state(group_advantages(name, **options), why))
 
 
 def register(name: str = "tea", *, register_as: str | None = None, **options: Any) -> RLinfAdvantages:

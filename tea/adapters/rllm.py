@@ -53,8 +53,9 @@ class RLLMAdvantages:
                 first trajectory.
 
         Raises:
-            ValueError: On groups of one trajectory, infinite rewards, what needs a batch (``normalize_advantages``,
-                ``scale="batch"``) with a single group, or ``reward_memory`` with trajectories without a task.
+            ValueError: On groups of one trajectory, infinite rewards, what needs a batch (``scale="batch"``,
+                ``normalize_advantages="batch"``) with a single group, or ``reward_memory`` with trajectories without a
+                task.
         """
         if len(rewards) == 0:
             return [], []
@@ -79,9 +80,9 @@ def make_rllm_estimator(name: str = "tea", **options: Any) -> RLLMAdvantages:
     """An advantage function for rLLM. Arguments as for :func:`tea.adapters.core.group_advantages`.
 
     rLLM uses the advantages as they are, so their size is the estimator's: choose the learning rate for it, or set
-    ``normalize_advantages=True``. What rLLM passes at a time are the groups of one role, over which that normalises;
-    in asynchronous training it is one prompt, and it is refused. ``eb_bon``, which learns from the other prompts of a
-    batch, has none there.
+    ``normalize_advantages="running"``. What rLLM passes at a time are the groups of one role, over which "batch"
+    normalises; in asynchronous training it is one prompt, and "batch" is refused. ``eb_bon``, which learns from the
+    other prompts of a batch, has none there.
 
     Checked by ``tests/adapters/test_rllm.py`` and, on rLLM's own code, ``tests/adapters/frameworks/check_rllm.py``.
     """

@@ -72,7 +72,7 @@ def make_skyrl_estimator(name: str = "tea", **options: Any) -> SkyRLAdvantages:
     """An advantage function for SkyRL. Arguments as for :func:`tea.adapters.core.group_advantages`.
 
     SkyRL uses the advantages as they are, so their size is the estimator's: choose the learning rate for it, or set
-    ``normalize_advantages=True``. Leave ``trainer.algorithm.advantage_batch_normalize`` off: it would subtract the
+    ``normalize_advantages="running"``. Leave ``trainer.algorithm.advantage_batch_normalize`` off: it would subtract the
     mean over all tokens.
 
     ``reward_memory`` goes by the uids, which are the row of the dataset.

@@ -53,9 +53,8 @@ def post_process_rewards(args: Any, samples: list[Any]) -> tuple[list[Any], list
     Args:
         args: slime's. ``args.tea``, from the YAML file of ``--custom-config-path``, has the options:
             ``tea: {estimator: ladder, target_n: 256}``. Without it: TEA with the defaults. The advantages' size is
-            the estimator's: choose the learning rate for it, or set ``normalize_advantages: true`` there, which,
-            unlike slime's flag of that name, divides by the root mean square over the rollouts and subtracts
-            nothing. ``reward_memory`` goes by ``sample.prompt``.
+            the estimator's: choose the learning rate for it, or set ``normalize_advantages: running`` there, which,
+            unlike slime's flag of that name, subtracts nothing. ``reward_memory`` goes by ``sample.prompt``.
         samples: In sampling order. Samples of one prompt share ``group_index``; without any, each
             ``args.n_samples_per_prompt`` in a row are a prompt's. Samples of one rollout (equal ``rollout_id``)
             count once and get the same advantage. A reward of None is missing: advantage 0.

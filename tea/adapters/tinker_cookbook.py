@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.adapters.core import GroupAdvantages, group_advantages, without_memory
+from tea.adapters.core import GroupAdvantages, group_advantages, without_state
 from tea.adapters.framework import import_framework, warn_if_untested
 
 __all__ = ["TinkerAdvantages", "install", "make_tinker_estimator"]
@@ -47,15 +47,16 @@ def make_tinker_estimator(name: str = "tea", **options: Any) -> TinkerAdvantages
     """``compute_advantages`` for a training loop of one's own.
 
     Arguments as for :func:`tea.adapters.core.group_advantages`. The advantages' size is the estimator's: choose the
-    learning rate for it, or set ``normalize_advantages=True`` (not with streaming minibatches of few groups). A
+    learning rate for it, or set ``normalize_advantages="batch"`` (not with streaming minibatches of few groups). A
     rollout strategy that tolerates errors may leave a group with one trajectory: then ``singletons="zero"``.
-    ``reward_memory`` is refused: tinker-cookbook calls the function to print parts of a group too.
+    ``reward_memory`` and ``normalize_advantages="running"`` are refused: tinker-cookbook calls the function to print
+    parts of a group too.
 
     Checked by ``tests/adapters/test_tinker_cookbook.py`` and, on tinker-cookbook itself,
     ``tests/adapters/frameworks/check_tinker_cookbook.py``.
     """
     why = "tinker-cookbook also calls this for parts of groups that it prints, which would be remembered twice"
-    return TinkerAdvantages(without_memory(group_advantages(name, **options), why))
+    return TinkerAdvantages(without_state(group_advantages(name, **options), why))
 
 
 def install(name: str = "tea", **options: Any) -> TinkerAdvantages:

@@ -27,7 +27,7 @@ class TEAAdvantage:
     """An advantage function of Trinity-RFT.
 
     Trinity-RFT uses the advantages as they are, so their size is the estimator's: choose the learning rate for it, or
-    set ``normalize_advantages``. ``reward_memory`` goes by the tokens of a task's first prompt.
+    set ``normalize_advantages: running``. ``reward_memory`` goes by the tokens of a task's first prompt.
 
     Args:
         estimator: One of ``tea.list_estimators()``.

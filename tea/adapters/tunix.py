@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tea.adapters.core import GroupAdvantages, group_advantages, without_memory
+from tea.adapters.core import GroupAdvantages, group_advantages, without_state
 from tea.adapters.framework import import_framework, warn_if_untested
 
 __all__ = ["TunixAdvantages", "make_tunix_estimator", "register"]
@@ -45,13 +45,14 @@ class TunixAdvantages:
 def make_tunix_estimator(name: str = "tea", **options: Any) -> TunixAdvantages:
     """An advantage function for tunix. Arguments as for :func:`tea.adapters.core.group_advantages`.
 
-    tunix uses the advantages as they are, so their size is the estimator's: choose the learning rate for it, or set
-    ``normalize_advantages=True``, which the agentic learner, one group at a time, refuses. ``reward_memory`` is
-    refused: tunix hands over rewards only.
+    tunix uses the advantages as they are. Their size is the estimator's: choose the learning rate for it, or set
+    ``normalize_advantages="running"`` for GRPO's; "batch" is refused with the agentic learner, which hands over one
+    group at a time. ``reward_memory`` is refused: tunix hands over rewards only.
 
     Checked by ``tests/adapters/test_tunix.py`` and, on tunix itself, ``tests/adapters/frameworks/check_tunix.py``.
     """
-    return TunixAdvantages(without_memory(group_advantages(name, **options), "tunix hands over no prompts"))
+    why = "tunix hands over no prompts"
+    return TunixAdvantages(without_state(group_advantages(name, **options), why, running_scale=True))
 
 
 def register(name: str = "tea", *, register_as: str | None = None, **options: Any) -> TunixAdvantages:

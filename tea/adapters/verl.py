@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tea.adapters.core import GroupAdvantages, group_advantages, without_memory
+from tea.adapters.core import GroupAdvantages, group_advantages, without_state
 from tea.adapters.framework import import_framework, warn_if_untested
 from tea.adapters.groups import any_in_group
 
@@ -64,8 +64,8 @@ class VerlAdvantages:
 def make_verl_estimator(name: str = "tea", **options: Any) -> VerlAdvantages:
     """An advantage function for verl.
 
-    verl uses the advantages as they are, so their size is the estimator's: choose the learning rate for it, or set
-    ``normalize_advantages=True``, see :class:`tea.adapters.core.GroupAdvantages`.
+    verl uses the advantages as they are. Their size is the estimator's: choose the learning rate for it, or set
+    ``normalize_advantages="running"`` for GRPO's, see :class:`tea.adapters.core.GroupAdvantages`.
 
     Args:
         name: One of ``tea.list_estimators()``.
@@ -79,7 +79,7 @@ def make_verl_estimator(name: str = "tea", **options: Any) -> VerlAdvantages:
     Checked by ``tests/adapters/test_verl.py`` and, on verl itself, ``tests/adapters/frameworks/check_verl.py``.
     """
     why = "verl gives a prompt a new uid whenever it comes back"
-    return VerlAdvantages(without_memory(group_advantages(name, **options), why))
+    return VerlAdvantages(without_state(group_advantages(name, **options), why, running_scale=True))
 
 
 def register(name: str = "tea", *, register_as: str | None = None, **options: Any) -> VerlAdvantages:

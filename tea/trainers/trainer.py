@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ from tea.estimators import (
 from tea.estimators.auto import AutoEstimator
 from tea.estimators.group import BinaryRewardsWarning, quiet_about_binary
 from tea.estimators.memory import centers, check_uses_memory
+from tea.estimators.scale import RunningScale
 from tea.estimators.schedule import scheduled_target_n
 from tea.rewards.client import RewardServerGone
 from tea.rollouts.shared import sample_shared, why_not_shared
@@ -50,7 +52,6 @@ from tea.trainers.identity import task_key
 from tea.trainers.metrics import best_of_n_forecast, tail_metrics
 from tea.trainers.resumable import ResumableGRPOTrainer
 from tea.trainers.rewards import checked_rewards
-from tea.trainers.scale import RunningScale
 from tea.trainers.shared_prompts import pack
 from tea.trainers.watch import Watcher
 
@@ -150,6 +151,11 @@ class AdvantageTrainer(ResumableGRPOTrainer):
         advantage_estimator: str | AdvantageEstimator | None = None,
         **kwargs: Any,
     ) -> None:
+        if "unsloth" in sys.modules and trl.GRPOTrainer not in type(self).__mro__:
+            raise ImportError(
+                "import unsloth before tea.trainers: it replaces trl.GRPOTrainer, and our trainers were already made "
+                "from the one before, so that nothing of unsloth's would be used"
+            )
         # For "auto": whether prompts come back.
         self._dataset = kwargs.get("train_dataset", other_args[0] if other_args else None)
         if args is not None:

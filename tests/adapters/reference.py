@@ -7,13 +7,21 @@ import torch
 import tea
 
 # What the trainers do by default (tea.trainers.TEAConfig).
-DEFAULTS = {"target_n": 128, "scale": "group"}
+DEFAULTS = {"target_n": 128}
 
 
 def grouped_advantages(rewards, ids, name="tea", normalize=False, **options):
     """One advantage per rollout, as a list: every group on its own, then, if asked for, one RMS over the batch."""
     spec = tea.get_estimator_spec(name)
-    defaults = {k: v for k, v in {**DEFAULTS, "monotone": spec.monotone_in_training}.items() if k in spec.parameters}
+    defaults = {
+        k: v
+        for k, v in {
+            **DEFAULTS,
+            "monotone": spec.monotone_in_training,
+            "scale": (spec.scale_in_training or "group") if spec.own_scale else "none",
+        }.items()
+        if k in spec.parameters
+    }
     estimator = tea.get_estimator(name, **{**defaults, **options})
     members = {}
     for i, key in enumerate(ids):

@@ -13,6 +13,7 @@ import tea
 from tea._extras import UntestedVersionWarning, warn_if_untested
 from tea.adapters.core import GroupAdvantages, group_advantages
 from tea.adapters.framework import import_framework
+from tea.estimators.scale import RunningScale
 from tests.adapters.reference import grouped_advantages, shuffled_groups
 
 ESTIMATORS = {
@@ -35,7 +36,7 @@ def test_every_estimator_against_a_loop(name, sizes):
     expected = grouped_advantages(rewards.tolist(), ids, name, **ESTIMATORS[name])
     advantages = group_advantages(name, **ESTIMATORS[name])(rewards, ids)
     torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
-    assert advantages.abs().max() > 0.1
+    assert advantages.abs().max() > 0.01
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -66,18 +67,31 @@ def test_normalized_over_the_batch_if_asked_for(sizes):
     assert advantages[~rewards.isnan()].square().mean().item() == pytest.approx(1.0)
 
 
+def test_running_scale():
+    """The largest root mean square so far, averaged over calls: a batch without a signal stays small."""
+    estimator, plain = (group_advantages("max_at_k", k=4, normalize_advantages=n) for n in ("running", "none"))
+    scale = RunningScale()
+    for seed, size in enumerate((1.0, 3.0, 1e-4)):
+        rewards, ids = shuffled_groups(seed, [8, 5, 8])
+        expected = plain(size * rewards, ids)
+        scale.update(expected, torch.ones(21, dtype=torch.bool))
+        expected /= scale.scale(expected.device)
+        torch.testing.assert_close(estimator(size * rewards, ids), expected)
+    assert expected.abs().max() < 1e-3
+
+
 def test_defaults():
     rewards = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     ids = [i for i in range(4) for _ in range(8)]
-    expected = tea.tea_advantages(rewards, 128, monotone=True, scale="group")
+    expected = tea.tea_advantages(rewards, 128, monotone=True, scale="none")
     assert torch.equal(group_advantages()(rewards.flatten(), ids).view(4, 8), expected)
     # A batch that is nearly saturated has nearly no advantages: nothing scales them up again.
     saturated = torch.where(torch.arange(8) < 7, 1.0, 0.0).expand(4, 8)
-    ours = group_advantages("pass_at_n", scale="none")(saturated.flatten(), ids)
+    ours = group_advantages("pass_at_n")(saturated.flatten(), ids)
     assert 0 < ours.abs().max() < 1e-6
     grpo = group_advantages("grpo")(rewards.flatten(), ids).view(4, 8)
     assert torch.equal(grpo, tea.grpo_advantages(rewards))
-    free = group_advantages("tea", target_n=64, scale="none", monotone=False)
+    free = group_advantages("tea", target_n=64, monotone=False)
     torch.testing.assert_close(free(rewards.flatten(), ids).view(4, 8), tea.tea_advantages(rewards, 64))
 
 
@@ -169,7 +183,7 @@ def test_bad_input():
         group_advantages("tea", target=3)
     with pytest.raises(TypeError, match="needs k"):
         group_advantages("max_at_k")
-    with pytest.raises(ValueError, match="normalize_advantages must be True or False, got 'yes'"):
+    with pytest.raises(ValueError, match="normalize_advantages must be running, batch or none, got 'yes'"):
         group_advantages("tea", normalize_advantages="yes")
     with pytest.raises(ValueError, match="singletons must be"):
         group_advantages("tea", singletons="skip")
@@ -180,7 +194,7 @@ def test_config():
     assert base.configured(None) is base
     assert base.configured({"gamma": 1.0}) is base
     merged = base.configured({"tea": {"tail_fraction": 0.5, "normalize_advantages": True}})
-    assert merged == GroupAdvantages("tea", {"target_n": 64, "tail_fraction": 0.5}, True, "zero")
+    assert merged == GroupAdvantages("tea", {"target_n": 64, "tail_fraction": 0.5}, "batch", "zero")
     assert base.configured({"tea": {"normalize_advantages": True, "tail_fraction": 0.5}}) is merged  # so is its memory
     # Another estimator starts from its own defaults; attributes serve as well as keys.
     other = base.configured(SimpleNamespace(tea={"estimator": "ladder", "rungs": (2, 8)}))

@@ -26,8 +26,9 @@ def test_contract(name, options):
 def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match="1 of 3 groups have a single rollout"):
         make_rlinf_estimator()(torch.zeros(5), 2)
-    with pytest.raises(ValueError, match="RLinf hands over no prompts"):
-        make_rlinf_estimator("tea", reward_memory=8)
+    for options in ({"reward_memory": 8}, {"normalize_advantages": "running"}):
+        with pytest.raises(ValueError, match=r"cannot work here.*RLinf hands over rewards only"):
+            make_rlinf_estimator("tea", **options)
     monkeypatch.setitem(sys.modules, "rlinf", None)
     with pytest.raises(ImportError, match="this needs RLinf, which cannot be imported"):
         register()

@@ -120,7 +120,7 @@ def test_roles_that_get_grpo_are_told(advantage):
         grpo(rewards=groups(0, [3]), algorithm_config=config, traj_groups=[SimpleNamespace(group_role="critic")])
 
 
-@pytest.mark.parametrize("options", [{"normalize_advantages": True}, {"scale": "batch"}])
+@pytest.mark.parametrize("options", [{"normalize_advantages": "batch"}, {"scale": "batch"}])
 def test_one_prompt_at_a_time_is_no_batch(options):
     function = make_rllm_estimator("tea", **options)
     function(groups(0, [8, 8]))

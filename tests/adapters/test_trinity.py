@@ -43,8 +43,9 @@ class Experience:
 
 @pytest.fixture(autouse=True)
 def operators(monkeypatch):
-    class ExperienceOperator(metaclass=abc.ABCMeta):  # noqa: B024
-        pass
+    class ExperienceOperator(abc.ABC):
+        @abc.abstractmethod
+        def process(self, exps): ...
 
     return standin.install(
         monkeypatch, "trinity.buffer.operators.experience_operator", ExperienceOperator=ExperienceOperator

@@ -24,7 +24,7 @@ def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match="groups have a single rollout"):
         make_tunix_estimator()(np.zeros(4), 1)
     with pytest.raises(ValueError, match="tunix's agentic learner handed over a single prompt's group"):
-        make_tunix_estimator("tea", normalize_advantages=True)(np.zeros(4), 4)
+        make_tunix_estimator("tea", normalize_advantages="batch")(np.zeros(4), 4)
     with pytest.raises(ValueError, match="tunix hands over no prompts"):
         make_tunix_estimator("tea", reward_memory=8)
     monkeypatch.setitem(sys.modules, "tunix", None)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import tea
+from tea.estimators.scale import RunningScale
 from tea.trainers import AdvantageTrainer, TEAConfig, TEATrainer
-from tea.trainers.scale import RunningScale
 
 
 def by_hand(batches, decay):

@@ -35,7 +35,8 @@ def test_gmpo_with_its_own_advantages_is_gmpo_bit_for_bit(build):
 
 
 def test_gmpo_trains_on_our_advantages_with_its_loss(build):
-    options = {"max_steps": 2, "num_iterations": 2, "advantage_estimator": "tea", "epsilon": 0.4}
+    options = {"max_steps": 2, "num_iterations": 2, "steps_per_generation": 1, "epsilon": 0.4}
+    options["advantage_estimator"] = "tea"
     plain = build(AdvantageTrainer, **options)
     weights = train(plain)
     ours = build(GMPOAdvantageTrainer, config_class=GMPOTEAConfig, **options)
