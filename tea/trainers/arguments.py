@@ -33,7 +33,9 @@ class TrainArguments(ScriptArguments):
             "none" keeps all. Streamed data is never deduplicated.
         max_prompt_length: Prompts of more tokens are left out (with the chat template, as they are trained on).
         held_out: Prompts that are set aside by `seed` before training, as a number (1 or more) or a share. They are
-            written to `output_dir`/held_out.jsonl and evaluated where `eval_strategy` says so.
+            written to `output_dir`/held_out.jsonl. Best-of-N is measured on the first `eval_best_of_n_prompts` of them
+            before training and at every checkpoint, and the run ends with the best of these models, unless
+            `eval_best_of_n_steps` (0: never) or `eval_strategy` say otherwise.
         held_out_overlap: What to do when a prompt of the held-out data is in the training data too: "fail" or
             "drop" it from training.
         reward_model_name_or_path: Sequence-classification model that scores prompt and completion.

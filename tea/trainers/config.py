@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from transformers.trainer_utils import IntervalStrategy
 from trl import GRPOConfig
 
 from tea.estimators import EstimatorSpec, get_estimator, get_estimator_spec
@@ -288,10 +289,15 @@ class TEAConfig(GRPOConfig):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.eval_best_of_n_steps:
-            self.eval_strategy, self.eval_steps, self.eval_on_start = "steps", self.eval_best_of_n_steps, True
-            inherited: Any = self  # mypy cannot follow the attribute through transformers' classes
-            if inherited.metric_for_best_model is None:
-                self.metric_for_best_model, self.greater_is_better = "best_of_n", True
+            self.measure_best_of_n(self.eval_best_of_n_steps)
+
+    def measure_best_of_n(self, every: int) -> None:
+        """Measure best-of-N on the held-out prompts every so many steps, as `eval_best_of_n_steps` does."""
+        self.eval_best_of_n_steps = every
+        self.eval_strategy, self.eval_steps, self.eval_on_start = IntervalStrategy.STEPS, every, True
+        inherited: Any = self  # mypy cannot follow the attribute through transformers' classes
+        if inherited.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "best_of_n", True
 
     def scale_rewards_for(self, spec: EstimatorSpec | None) -> str:
         """``scale_rewards``, "auto" resolved; None stands for a callable, whose advantages nothing scales."""

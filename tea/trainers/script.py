@@ -68,6 +68,17 @@ def _check_output_dir(training_args: TEAConfig) -> None:
     check_writable(output_dir)
 
 
+def _measure_by_default(script_args: TrainArguments, training_args: TEAConfig) -> None:
+    """With held-out prompts and unless told otherwise: measure best-of-N at every checkpoint and end with the best one.
+
+    The untrained model is the first candidate, so that no run ends below it on these prompts.
+    """
+    told = training_args.eval_best_of_n_steps is not None or training_args.eval_strategy != "no"
+    if script_args.held_out and not told and training_args.save_strategy == "steps" and training_args.save_steps >= 1:
+        training_args.measure_best_of_n(int(training_args.save_steps))
+        training_args.load_best_model_at_end = True
+
+
 def prepare(
     script_args: TrainArguments,
     training_args: TEAConfig,
@@ -81,6 +92,7 @@ def prepare(
         UserError: On anything that was given and cannot work.
     """
     _check_output_dir(training_args)
+    _measure_by_default(script_args, training_args)
     if training_args.advantage_estimator is None:
         training_args.advantage_estimator = "tea"
     name = model_args.model_name_or_path

@@ -161,3 +161,21 @@ def test_as_many_prompts_as_asked_for(build):
     trainer = build(TEATrainer, **OPTIONS, eval_best_of_n_prompts=2, max_steps=1)
     assert trainer._sample_held_out().shape == (2, 8)
     assert len(PROMPTS) > len(HELD_OUT)
+
+
+def test_held_out_prompts_are_measured_by_default(tmp_path):
+    """At every checkpoint of `tea train`, which ends with the best; 0 and another eval_strategy say no."""
+    from tea.trainers.arguments import TrainArguments
+    from tea.trainers.config import TEAConfig
+    from tea.trainers.script import _measure_by_default
+
+    def settings(held_out, **options):
+        config = TEAConfig(output_dir=str(tmp_path), report_to="none", bf16=False, save_steps=7, **options)
+        _measure_by_default(TrainArguments(dataset_name="x", held_out=held_out), config)
+        return config.eval_best_of_n_steps, config.eval_strategy, config.eval_on_start, config.load_best_model_at_end
+
+    assert settings(4) == (7, "steps", True, True)
+    assert settings(None) == (None, "no", False, False)
+    assert settings(4, eval_best_of_n_steps=0) == (0, "no", False, False)
+    assert settings(4, eval_strategy="steps", eval_steps=7) == (None, "steps", False, False)
+    assert settings(4, save_strategy="no") == (None, "no", False, False)

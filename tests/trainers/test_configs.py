@@ -41,6 +41,8 @@ def on_twins(path, twins, output_dir, **changes):
         "gradient_accumulation_steps": 1,
         "max_completion_length": 6,
         "held_out": 4,
+        "eval_best_of_n_samples": 3,
+        "eval_best_of_n_prompts": 2,
         "warmup_steps": 0,
         "use_cpu": "true",
         "bf16": "false",
