@@ -1,9 +1,8 @@
 __version__: str
 
-from tea.estimators import AutoEstimator as AutoEstimator
-from tea.estimators import Choice as Choice
-
 from .bestofn import best_of_n_curve as best_of_n_curve
+from .estimators import AutoEstimator as AutoEstimator
+from .estimators import Choice as Choice
 from .estimators import Estimator as Estimator
 from .estimators import EstimatorSpec as EstimatorSpec
 from .estimators import RewardMemory as RewardMemory

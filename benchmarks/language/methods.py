@@ -33,6 +33,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "tea_published": {"advantage_estimator": "tea", "monotone": False},
     "prefix_tea_published": {"advantage_estimator": "prefix_tea", "monotone": False},
     "max_at_2m_memory": {"advantage_estimator": "max_at_k", "k": 2 * M, "reward_memory": M},
+    # Held to the untrained model, which keeps answers that training has not seen succeed.
+    "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
     # What the defaults were: every batch divided by its own scale, every group too, gradients clipped to one norm.
     "pass_at_n_old_scale": {
         "advantage_estimator": "pass_at_n",
@@ -41,4 +43,4 @@ METHODS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 1.0,
     },
 }
-MAIN = ("grpo", "pass_at_n")
+MAIN = ("grpo", "pass_at_n", "pass_at_n_kl")
