@@ -21,9 +21,13 @@ __all__ = ["register"]
 def register(name: str = "tea", *, register_as: str = "grpo", **options: Any) -> VerlAdvantages:
     """Let EasyR1 use this estimator where its config says ``algorithm.adv_estimator: grpo``, in this process.
 
-    The trainer's process is one of Ray's, so let Ray call this when it starts one::
+    The trainer's process is one of Ray's, so let Ray call this when it starts one, by a function of yours
+    (Ray wants its name, which a ``functools.partial`` has not)::
 
-        ray.init(runtime_env={"worker_process_setup_hook": functools.partial(easyr1.register, "tea", target_n=128)})
+        def prepare():
+            easyr1.register("tea", target_n=128)
+
+        ray.init(runtime_env={"worker_process_setup_hook": prepare})
         verl.trainer.main.main()
 
     Args:

@@ -1,7 +1,6 @@
 """On EasyR1: its trainer's way to advantages, and a Ray worker that its hook prepared."""
 
 import contextlib
-import functools
 import uuid
 
 import numpy as np
@@ -46,14 +45,17 @@ def on_a_worker():
     return repr(on_worker.ADV_ESTIMATOR_MAP["grpo"].__wrapped__)
 
 
+def prepare():
+    easyr1.register("tea", target_n=64)
+
+
 def test_the_hook_of_ray():
-    hook = functools.partial(easyr1.register, "tea", target_n=64)
     ray.init(
         num_cpus=1,
         include_dashboard=False,
         object_store_memory=10**8,
         log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": hook},
+        runtime_env={"worker_process_setup_hook": prepare},
     )
     try:
         answer = ray.get(ray.remote(num_cpus=1)(on_a_worker).remote(), timeout=900)

