@@ -4,10 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers.models.auto.processing_auto  # noqa: F401 (before anything that it looks for is stood in)
 
 from tests.adapters.frameworks import engines
-
-import transformers.models.auto.processing_auto  # noqa: E402, F401 (before anything that it looks for is stood in)
 
 engines.stand_in(
     *(
