@@ -132,17 +132,74 @@ def render(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def short_table(rows: list[dict[str, Any]]) -> str:
+    """For the README: every method on every task, at the learning rate with most seeds."""
+    lines = []
+    for task in sorted({row["task"] for row in rows}):
+        of_task = [row for row in rows if row["task"] == task]
+        bases = [row for row in of_task if row["method"] == "base"]
+        if not bases:
+            continue
+        base = per_prompt(bases[0])
+        lines.append([task, "untrained", "", *(f"{v:.2f}" for v in base.mean(axis=0)[[0, 2, 4]]), ""])
+        for method in sorted({row["method"] for row in of_task} - {"base"}):
+            found = [row for row in of_task if row["method"] == method]
+            rates = [row["learning_rate"] for row in found]
+            rate = max(set(rates), key=lambda r: (rates.count(r), -r))
+            curves = np.array([per_prompt(row) for row in found if row["learning_rate"] == rate])
+            value, half = interval((curves[:, :, -1] - base[:, -1]).mean(axis=0))
+            mean = curves.mean(axis=(0, 1))[[0, 2, 4]]
+            lines.append(
+                [task, f"`{method}`", str(len(curves)), *(f"{v:.2f}" for v in mean), f"{value:+.2f} ± {half:.2f}"]
+            )
+    text = table(["task", "model", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained"], lines)
+    commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
+    machine = rows[0]["environment"]
+    command = "`python -m benchmarks.language.run && python -m benchmarks.language.report`"
+    where = f"{rows[0]['model']}; commit {commits}; torch {machine['versions']['torch']}, {machine['processor']}"
+    what = f"Share of 64 held-out prompts solved in N samples, n = {rows[0]['num_samples']}"
+    return f"{text}\n\n{command}; {where}. {what}; ± is half of the paired 95 % interval over prompts."
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """pass@N over N, a panel per task, mean over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tasks = sorted({row["task"] for row in rows if row["method"] == "base"})
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 3.4), squeeze=False, layout="constrained")
+    for axis, task in zip(axes[0], tasks, strict=True):
+        groups: dict[str, list[Array]] = defaultdict(list)
+        for row in rows:
+            if row["task"] == task:
+                rate = "" if row["learning_rate"] is None else f", {row['learning_rate']:g}"
+                groups[f"{'untrained' if row['method'] == 'base' else row['method']}{rate}"].append(per_prompt(row))
+        for name, curves in sorted(groups.items()):
+            style = {"color": "black", "linestyle": "--"} if name == "untrained" else {"marker": "o", "markersize": 3}
+            axis.plot(NS, np.mean(curves, axis=(0, 1)), label=name, **style)
+        axis.set(xscale="log", xlabel="N", ylabel="solved in N samples", title=task)
+        axis.set_xticks(NS, [str(n) for n in NS])
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def main() -> None:
-    """Write the README's tables, or print them."""
+    """Write the tables and the figure of both READMEs, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--print", action="store_true", dest="only_print")
     options = parser.parse_args()
-    text = render(read_rows(options.rows))
+    rows = read_rows(options.rows)
+    text = render(rows)
     if options.only_print:
         print(text)
     else:
         replace_section(HERE / "README.md", "tables", "\n" + text + "\n")
+        replace_section(HERE.parent.parent / "README.md", "language", short_table(rows))
+        draw(rows, HERE / "pass_at_n.png")
 
 
 if __name__ == "__main__":
