@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import os
 from dataclasses import dataclass, field
@@ -219,6 +220,16 @@ class TEAConfig(GRPOConfig):
                     f"{cls.__name__} would lose the defaults of {base.__name__} ({', '.join(lost)}): put "
                     f"{base.__name__} before TEAConfig, as in class {cls.__name__}({base.__name__}, TEAConfig)"
                 )
+        # And the first base has all of TRL's fields: ours are said again where it has not changed them itself.
+        own = {name for name in ours if name in trls and ours[name].default != trls[name].default}
+        annotations = dict(inspect.get_annotations(cls))
+        for base in cls.__mro__[1 : cls.__mro__.index(TEAConfig)]:
+            theirs = getattr(base, "__dataclass_fields__", {})
+            for name in own - set(annotations):
+                if name in theirs and theirs[name].default == trls[name].default:
+                    annotations[name] = ours[name].type
+                    setattr(cls, name, field(default=ours[name].default, metadata=dict(ours[name].metadata)))
+        cls.__annotations__ = annotations
 
     def __post_init__(self) -> None:
         self._fit_batch()

@@ -41,6 +41,10 @@ def measured_curves(history: list[dict[str, Any]], target_n: int | None = None) 
     return sorted(curves, key=lambda item: item[0])
 
 
+class RunWarning(UserWarning):
+    """A run goes wrong."""
+
+
 class Watcher(TrainerCallback):
     """Warns, once each, of what makes going on with a run a waste; writes `training.png` at the end.
 
@@ -66,7 +70,7 @@ class Watcher(TrainerCallback):
         for name, message in self.findings(state.log_history):
             if name not in self._warned:
                 self._warned.add(name)
-                warnings.warn(f"step {state.global_step}: {message}", stacklevel=2)
+                warnings.warn(f"step {state.global_step}: {message}", RunWarning, stacklevel=2)
 
     def findings(self, history: list[dict[str, Any]]) -> list[tuple[str, str]]:
         """(name, message) of everything that is wrong with a log so far."""
@@ -168,7 +172,8 @@ def write_figure(history: list[dict[str, Any]], path: Path, target_n: int | None
 
 
 def _series(history: list[dict[str, Any]], key: str) -> list[float]:
-    return [float(entry[key]) for entry in history if key in entry]
+    # TRL logs None where there was nothing to average.
+    return [float(entry[key]) for entry in history if entry.get(key) is not None]
 
 
 def _early(series: list[float]) -> float:

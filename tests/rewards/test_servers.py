@@ -210,7 +210,7 @@ def test_faults_cost_nothing_but_time():
     assert all(
         count == 1 for count in sum((server.answered for server in servers), start=type(servers[0].answered)()).values()
     )
-    assert min(sum(server.paths.values()) for server in servers) >= 10  # round robin
+    assert min(sum(server.paths.values()) for server in servers) >= 1  # all take part, the slow ones less
     for server in servers:
         server.close()
 
