@@ -7,6 +7,7 @@ L, and rows that have ended leave the batch. The distribution is the same; the d
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any, cast
@@ -115,14 +116,15 @@ def _sample_batch(
         mask[i, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     cache = DynamicCache(config=model.config)
-    logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+    last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
+    logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache, last_only)
     if max_rows is None:
         owner = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
-        return _decode(model, ids, mask, cache, logits, owner, settings)
+        return _decode(model, ids, mask, cache, logits, owner, settings, last_only)
     completions: list[list[int]] = []
     for start in range(0, counts[0], max_rows):
         owner = torch.zeros(min(max_rows, counts[0] - start), dtype=torch.long, device=device)
-        completions += _decode(model, ids, mask, _copy(cache), logits, owner, settings)
+        completions += _decode(model, ids, mask, _copy(cache), logits, owner, settings, last_only)
     return completions
 
 
@@ -134,6 +136,7 @@ def _decode(
     logits: Tensor,
     owner: Tensor,
     settings: GenerationConfig,
+    last_only: dict[str, Any],
 ) -> list[list[int]]:
     """Complete the prompts in the cache; ``owner`` (rows,) says which prompt each completion is of."""
     device = ids.device
@@ -172,15 +175,16 @@ def _decode(
             cache.batch_select_indices(keep)
             token, mask, positions, row, alive = token[keep], mask[keep], positions[keep], row[keep], alive[keep]
             context = context[keep] if context is not None else None
-        logits = _forward(model, token, mask, positions, cache)
+        logits = _forward(model, token, mask, positions, cache, last_only)
     return [kept[:length] for kept, length in zip(output.tolist(), lengths.tolist(), strict=True)]
 
 
-def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+def _forward(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, last_only: dict[str, Any]
+) -> Tensor:
     """Logits (rows, vocabulary) after the last token; the cache grows by the tokens."""
-    inputs: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
     output = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last_only
     )
     return output.logits[:, -1]
 
@@ -194,8 +198,6 @@ def _parameters(model: PreTrainedModel) -> set[str]:
 
 def _copy(cache: DynamicCache) -> DynamicCache:
     """Another cache with the same (shared) tensors: selecting rows replaces tensors, and never writes into them."""
-    import copy
-
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
