@@ -1,4 +1,4 @@
-"""Keep the demo's results of several seeds, and write the README's table and picture from them.
+"""Keep the demo's results of several seeds, and write the table of docs/benchmarks.md and the picture from them.
 
 for seed in 1 2 3; do make demo SEED=$seed; done && .venv/bin/python -m benchmarks.demo.report
 """
@@ -46,7 +46,7 @@ def target_table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Read outputs/demo, write here and into the README."""
+    """Read outputs/demo, write here and into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo-dir", type=Path, default=ROOT / "outputs" / "demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -67,7 +67,7 @@ def main() -> None:
         f"`make demo`, seed {first['seed']}:\n\n{seed_table(first)}\n\nBest of {first['target_n']}, "
         f"`make demo SEED=...`:\n\n{target_table(results)}\n\n{where}"
     )
-    replace_section(ROOT / "README.md", "demo", text)
+    replace_section(ROOT / "docs" / "benchmarks.md", "demo", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: memory, rollouts, steps and hours. `docs/train.md` has the formulas.
+"""What a run will take, before it starts: memory, rollouts, steps and hours. `docs/memory.md` has the formulas.
 
 They are estimates: memory to some ten per cent where activations do not dominate, hours to a factor of two.
 """

@@ -19,9 +19,9 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def write(results: Results, folder: Path) -> None:
-    """Fill ``folder``'s README.md, and write its figures and results/summary.json; the project's README at home."""
+    """Fill ``folder``'s README.md, and write its figures and results/summary.json; docs/benchmarks.md at home."""
     if folder == HERE:
-        replace_section(HERE.parents[1] / "README.md", "training", short(results))
+        replace_section(HERE.parents[1] / "docs" / "benchmarks.md", "training", short(results))
     texts, summary = report(results)
     for name, (_, _, figures) in SECTIONS.items():
         for figure in figures:

@@ -1,4 +1,4 @@
-"""The table for the project's README."""
+"""The table of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT = (
 
 
 def short(results: Results) -> str:
-    """The table for the project's README."""
+    """The table of docs/benchmarks.md."""
     methods = results.methods(SHORT)
     if "grpo" not in methods:
         return NOT_RUN
