@@ -1,7 +1,7 @@
 """TRL's GRPO trainer with checkpoints that are complete or absent, and an exact resume.
 
-With `tea/trainers/trainer.py` this is where private methods of TRL's and transformers' trainers are overridden;
-``tests/trainers/test_hook.py`` names what a new version has moved.
+With `trainer.py`, `sharing.py` and `held_out.py` this is where private methods of TRL's and transformers' trainers are
+used; ``tests/trainers/test_hook.py`` names what a new version has moved.
 """
 
 from __future__ import annotations
