@@ -10,7 +10,7 @@ BASE := .venv-base
 TEST_TOOLS = $$(grep -E '^(pytest|pytest-xdist|hypothesis)==' constraints.txt) 'setuptools>=77'
 TESTS ?= tests
 
-.PHONY: help demo demo-smollm2 test test-adapters test-lowest test-base test-installs lint bench bench-quick bench-report clean
+.PHONY: help demo demo-smollm2 test test-adapters test-lowest test-base test-installs lint docs bench bench-quick bench-report clean
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-installs  ask pip what tea can be installed beside"
 	@echo "make test-adapters  install verl, SkyRL and the others beside (1 GB), run the adapters on them, write the table"
 	@echo "make lint           ruff, formatting and types"
+	@echo "make docs           build the site into build/site; fails on a broken link"
 	@echo "make bench          run the benchmarks that fit a CPU"
 	@echo "make bench-quick    train with GRPO, max@k and ours on the small tasks at reduced size, print the tables"
 	@echo "make bench-report   write benchmarks/training/README.md from the stored rows"
@@ -50,7 +51,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt torch
-	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[trl,gym]' $(TEST_TOOLS)
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[trl,gym,verify]' $(TEST_TOOLS)
 	@touch $@
 
 test-lowest: $(LOWEST)/.ready
@@ -76,6 +77,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m docs.tools.build
 
 bench: $(READY)
 	@# The training benchmark takes hours: bench-quick, or python -m benchmarks.training.run.

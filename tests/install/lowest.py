@@ -43,7 +43,8 @@ def lower_bound(requirement):
 
 def constraints():
     lines = [
-        f"{r.name}=={pinned('torch') if r.name == 'torch' else lower_bound(r)}" for r in requirements("trl", "gym")
+        f"{r.name}=={pinned('torch') if r.name == 'torch' else lower_bound(r)}"
+        for r in requirements("trl", "gym", "verify")
     ]
     return HEADER + "\n".join(lines) + "\n"
 
