@@ -23,14 +23,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from benchmarks.language import reward_model
 from benchmarks.language.methods import MAIN, METHODS, SHARED
 from benchmarks.language.model import prepare, source
 from benchmarks.language.tasks import TASKS
 from benchmarks.record import environment
+from tea.bestofn import best_of_n_curve
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "rows.jsonl"
-REWARD = f"{HERE / 'rewards.py'}:right_answer"
+REWARDS = HERE / "rewards.py"
+NS = (1, 4, 16, 64, 128)
 NEEDED_GB = 6.0  # of memory: weights, gradients, Adam's two moments in float32 and the activations of a step
 PLAN = ("task", "method", "seed", "learning_rate", "max_steps", "num_samples")
 
@@ -69,6 +72,12 @@ def tea(*arguments: str, log: Path) -> None:
         raise SystemExit(f"tea {' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
 
 
+def reward_of(task: str) -> str:
+    """What training and selection see, as `tea` loads it; a reward model is trained first if it is not there."""
+    name = TASKS[task].reward
+    return str(reward_model.prepare()) if name == "learned" else f"{REWARDS}:{name}"
+
+
 def write_data(task: str, folder: Path) -> None:
     """TASK.train.jsonl and TASK.held_out.jsonl."""
     for name, rows in zip(("train", "held_out"), TASKS[task].rows(), strict=True):
@@ -78,9 +87,11 @@ def write_data(task: str, folder: Path) -> None:
 def sample(task: str, model: Path, num_samples: int, work: Path) -> Path:
     """`tea eval` on the held-out prompts; goes on where it was interrupted. Returns its directory."""
     out = work / "eval"
+    gold = TASKS[task].gold
     tea(
         *("eval", str(model), "--dataset", str(work.parent / f"{task}.held_out.jsonl"), "--output-dir", str(out)),
-        *("--reward", REWARD, "-n", str(num_samples), "--dtype", "bfloat16"),
+        *("--reward", f"selected={reward_of(task)}", "-n", str(num_samples), "--dtype", "bfloat16"),
+        *(("--reward", f"gold={REWARDS}:{gold}") if gold else ()),
         *("--max-completion-length", str(TASKS[task].max_completion_length)),
         log=work / "eval.log",
     )
@@ -92,7 +103,7 @@ def train(task: str, method: str, seed: int, learning_rate: float, max_steps: in
     config = {
         "model_name_or_path": str(prepare()),
         "dataset_name": str(work.parent / f"{task}.train.jsonl"),
-        "reward_funcs": [REWARD],
+        "reward_funcs": [reward_of(task)],
         "output_dir": str(work / "model"),
         "max_completion_length": TASKS[task].max_completion_length,
         "learning_rate": learning_rate,
@@ -111,18 +122,34 @@ def train(task: str, method: str, seed: int, learning_rate: float, max_steps: in
 
 
 def evaluate(task: str, model: Path, num_samples: int, work: Path) -> dict[str, Any]:
-    """Sample the held-out prompts; returns the number of right answers and of different ones of each."""
+    """Sample the held-out prompts.
+
+    Returns:
+        Of every prompt the number of right answers ("correct") or, of a graded task, the unbiased best-of-N at `NS`
+        ("reward", and "gold" of the same selected samples if the task has one); the number of different answers, the
+        first samples of three prompts, and the seconds it took.
+    """
     start = time.perf_counter()
     out = sample(task, model, num_samples, work)
     samples = pq.read_table(out / "samples.parquet").to_pandas()
-    reward = next(name for name in samples.columns if name.startswith("reward"))
     prompts = samples.groupby("prompt_id", sort=True)
-    return {
-        "correct": [int(group[reward].sum()) for _, group in prompts],
+    rewards = {
+        name: [group[f"rewards/{name}"].tolist() for _, group in prompts]
+        for name in ("selected", "gold")
+        if f"rewards/{name}" in samples
+    }
+    row: dict[str, Any] = {
         "distinct": [int(group["completion"].str.strip().nunique()) for _, group in prompts],
         "examples": [group["completion"].head(4).tolist() for _, group in prompts][:3],
         "eval_seconds": time.perf_counter() - start,
     }
+    if not TASKS[task].graded:
+        return {"correct": [int(sum(group)) for group in rewards["selected"]], **row}
+    ns = [n for n in NS if n <= num_samples]
+    for name, values in rewards.items():
+        curve = best_of_n_curve(select_by=rewards["selected"], value=values, ns=ns)
+        row["reward" if name == "selected" else name] = curve.per_prompt.round(5).tolist()
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,8 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             os.fsync(out.fileno())
         if not options.keep:
             shutil.rmtree(work / "model", ignore_errors=True)
-        correct = sum(count > 0 for count in row["correct"])
-        print(f"{label}: {correct} of {len(row['correct'])} held-out prompts solved in {options.num_samples} samples")
+        if "correct" in row:
+            solved = sum(count > 0 for count in row["correct"])
+            said = f"{solved} of {len(row['correct'])} held-out prompts solved in {options.num_samples} samples"
+        else:
+            said = f"best of {NS[-1]} {sum(values[-1] for values in row['reward']) / len(row['reward']):.4f}"
+        print(f"{label}: {said}")
 
 
 if __name__ == "__main__":

@@ -13,18 +13,20 @@ from tests.reference.tiny import tiny_llama, tiny_tokenizer
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_held_out_prompts_are_not_trained_on(name):
-    if name != "gcd":
+    if name in ("chain_sum", "lcm", "lcm_zero_shot"):
         pytest.importorskip("reasoning_gym")
-    train, held_out = TASKS[name].rows()
+    task = TASKS[name]
+    train, held_out = task.rows()
     assert (len(train), len(held_out)) == (300, 64)
     prompts = [row["prompt"] for row in (*train, *held_out)]
     assert len(set(prompts)) == 364
-    example = prompts[0].split("\n\n")[0]
-    assert all(prompt.startswith(f"{example}\n\n") and prompt.endswith("\nAnswer:") for prompt in prompts)
+    example = f"{prompts[0].split(chr(10) * 2)[0]}\n\n" if task.solved_example else ""
+    assert all(prompt.startswith(example) and prompt.endswith(f"\n{task.cue}:") for prompt in prompts)
+    assert all(prompt.count(f"{task.cue}:") == 1 + task.solved_example for prompt in prompts)
     assert train == TASKS[name].rows()[0]
 
 
-@pytest.mark.parametrize("name", ["lcm", "gcd"])
+@pytest.mark.parametrize("name", ["lcm", "lcm_zero_shot", "gcd"])
 def test_answers_are_right(name):
     import math
     import re
@@ -32,8 +34,8 @@ def test_answers_are_right(name):
     if name != "gcd":
         pytest.importorskip("reasoning_gym")
     for row in TASKS[name].rows()[0]:
-        a, b = map(int, re.findall(r"\d+", row["prompt"].split("\n\n")[1]))
-        assert int(row["answer"]) == getattr(math, name)(a, b)
+        a, b = map(int, re.findall(r"\d+", row["prompt"].split("\n\n")[-1]))
+        assert int(row["answer"]) == getattr(math, name[:3])(a, b)
 
 
 def row(method, seed, correct, rate=1e-5):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.language.tasks import chain_sum, gcd, lcm
+from benchmarks.language.tasks import chain_sum, gcd, lcm, sentence
 from benchmarks.language.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (lcm.TASK, chain_sum.TASK, gcd.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (chain_sum.TASK, lcm.ZERO_SHOT, lcm.TASK, gcd.TASK, sentence.TASK, sentence.LEARNED)
+}

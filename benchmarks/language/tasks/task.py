@@ -1,4 +1,4 @@
-"""What a task is, and the prompt that a question becomes: plain text with one solved example before it."""
+"""What a task is, and the prompt that a question becomes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_TRAIN, NUM_HELD_OUT = 300, 64
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """A task: prompts of plain text, answered in one line.
 
     Args:
         name: Of the task.
@@ -19,18 +19,32 @@ class Task:
             the solved example.
         max_completion_length: Tokens of the longest answer, with the end of the line.
         headroom: What is left to win by best-of-128: "some", or "none" where the base model solves nearly all.
+        solved_example: Put the solved example before every question. Without it the model has to learn what an answer
+            looks like, too.
+        cue: What the prompt ends with, before a colon.
+        reward: What training and selection see: a function of rewards.py, or "learned".
+        gold: What counts, a function of rewards.py, where the reward is only a model of it.
     """
 
     name: str
     questions: Callable[[int], list[tuple[str, str]]]
     max_completion_length: int
     headroom: str
+    solved_example: bool = True
+    cue: str = "Answer"
+    reward: str = "right_answer"
+    gold: str | None = None
+
+    @property
+    def graded(self) -> bool:
+        """Whether rewards are more than right or wrong."""
+        return self.reward != "right_answer"
 
     def rows(self) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         """Training and held-out rows: ``prompt`` and ``answer``."""
         (question, answer), *pairs = self.questions(1 + NUM_TRAIN + NUM_HELD_OUT)
-        example = f"{question}\nAnswer: {answer}\n\n"
-        rows = [{"prompt": f"{example}{q}\nAnswer:", "answer": a} for q, a in pairs]
+        example = f"{question}\n{self.cue}: {answer}\n\n" if self.solved_example else ""
+        rows = [{"prompt": f"{example}{q}\n{self.cue}:", "answer": a} for q, a in pairs]
         return rows[NUM_HELD_OUT:], rows[:NUM_HELD_OUT]
 
 
