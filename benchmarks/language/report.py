@@ -14,18 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.language.run import ROWS, read_rows
+from benchmarks.language.methods import MAIN
+from benchmarks.language.run import NS, ROWS, read_rows
+from benchmarks.language.tasks import TASKS
 from benchmarks.record import replace_section, table
 from tea.bestofn import pass_at_n
 
 HERE = Path(__file__).resolve().parent
-NS = (1, 4, 16, 64, 128)
 Array = NDArray[np.float64]
 Key = tuple[str, float | None, int]  # method, learning rate, updates
 
 
-def per_prompt(row: dict[str, Any]) -> Array:
-    """(prompts, len(NS)) unbiased pass@N of every held-out prompt."""
+def per_prompt(row: dict[str, Any], value: str = "reward") -> Array:
+    """(prompts, len(NS)) unbiased pass@N, or best-of-N of a graded task, of every held-out prompt.
+
+    Args:
+        row: Of results/rows.jsonl.
+        value: "reward", or "gold" of what the reward selects.
+    """
+    if value in row:
+        return np.array(row[value])
     n = row["num_samples"]
     correct = np.arange(n)[None, :] < np.array(row["correct"])[:, None]
     return pass_at_n(correct.astype(float), NS).per_prompt
@@ -39,14 +47,14 @@ def interval(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
-def task_table(rows: list[dict[str, Any]]) -> str:
-    """One task: curves, and differences at the deployed N over prompts and over seeds."""
+def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
+    """One task: curves, and differences at the deployed N over prompts and over seeds; see `per_prompt`."""
     groups: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         groups[row["method"], row["learning_rate"], row["max_steps"]][row["seed"]] = row
-    base = per_prompt(next(row for row in rows if row["method"] == "base"))
+    base = per_prompt(next(row for row in rows if row["method"] == "base"), value)
     grpo = {
-        (rate, steps, seed): per_prompt(row)
+        (rate, steps, seed): per_prompt(row, value)
         for (method, rate, steps), found in groups.items()
         if method == "grpo"
         for seed, row in found.items()
@@ -54,9 +62,9 @@ def task_table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for (method, rate, steps), found in sorted(groups.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
         seeds = sorted(found)
-        curves = {seed: per_prompt(found[seed]) for seed in seeds}
+        curves = {seed: per_prompt(found[seed], value) for seed in seeds}
         mean = np.mean(list(curves.values()), axis=0)
-        cells = [f"{value:.3f}" for value in mean.mean(axis=0)]
+        cells = [f"{best:.3f}" for best in mean.mean(axis=0)]
         against = [("base", dict.fromkeys(seeds, base))] if method != "base" else []
         if method not in ("base", "grpo"):
             paired = {seed: grpo[rate, steps, seed] for seed in seeds if (rate, steps, seed) in grpo}
@@ -64,10 +72,10 @@ def task_table(rows: list[dict[str, Any]]) -> str:
         gains = {"base": "", "grpo": ""}
         for name, others in against:
             differences = [curves[seed][:, -1] - other[:, -1] for seed, other in others.items()]
-            value, half = interval(np.mean(differences, axis=0))
+            gain, half = interval(np.mean(differences, axis=0))
             over_seeds = [difference.mean() for difference in differences]
             spread = f"; seeds {min(over_seeds):+.3f} to {max(over_seeds):+.3f}" if len(over_seeds) > 1 else ""
-            gains[name] = f"{value:+.3f} ± {half:.3f}{spread}"
+            gains[name] = f"{gain:+.3f} ± {half:.3f}{spread}"
         rate_text = "" if rate is None else f"{rate:g}"
         kept = np.mean([np.mean(row["distinct"]) for row in found.values()])
         named = [f"`{method}`", rate_text, ", ".join(map(str, seeds)) if method != "base" else ""]
@@ -114,11 +122,13 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
 def render(rows: list[dict[str, Any]]) -> str:
     """All tables."""
     parts = []
-    for task in sorted({row["task"] for row in rows}):
+    for task in (name for name in TASKS if any(row["task"] == name for row in rows)):
         of_task = [row for row in rows if row["task"] == task]
         if any(row["method"] == "base" for row in of_task):
             parts += [f"### {task}", task_table(of_task)]
-            row = of_task[0]
+            if TASKS[task].gold:
+                parts += [f"### {task}, gold reward of what the learned one selects", task_table(of_task, "gold")]
+            row = next(row for row in of_task if row["method"] == "base")
             samples = "; ".join(" / ".join(repr(text.strip()) for text in line) for line in row["examples"])
             parts.append(f"The base model's first four samples for three held-out prompts: {samples}")
     parts += ["### Forecast and measurement", forecast_table(rows), "### Cost", cost_table(rows)]
@@ -133,32 +143,42 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 
 def short_table(rows: list[dict[str, Any]]) -> str:
-    """For the README: every method on every task, at the learning rate with most seeds."""
+    """For the README: the methods of the main plan on every task with right answers, where most seeds are."""
     lines = []
-    for task in sorted({row["task"] for row in rows}):
+    tasks = [name for name, task in TASKS.items() if not task.graded and any(row["task"] == name for row in rows)]
+    for task in tasks:
         of_task = [row for row in rows if row["task"] == task]
         bases = [row for row in of_task if row["method"] == "base"]
         if not bases:
             continue
         base = per_prompt(bases[0])
-        lines.append([task, "untrained", "", *(f"{v:.2f}" for v in base.mean(axis=0)[[0, 2, 4]]), ""])
-        for method in sorted({row["method"] for row in of_task} - {"base"}):
-            found = [row for row in of_task if row["method"] == method]
-            rates = [row["learning_rate"] for row in found]
-            rate = max(set(rates), key=lambda r: (rates.count(r), -r))
-            curves = np.array([per_prompt(row) for row in found if row["learning_rate"] == rate])
-            value, half = interval((curves[:, :, -1] - base[:, -1]).mean(axis=0))
-            mean = curves.mean(axis=(0, 1))[[0, 2, 4]]
-            lines.append(
-                [task, f"`{method}`", str(len(curves)), *(f"{v:.2f}" for v in mean), f"{value:+.2f} ± {half:.2f}"]
-            )
-    text = table(["task", "model", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained"], lines)
+        lines.append([task, "untrained", "", *(f"{v:.2f}" for v in base.mean(axis=0)[[0, 2, 4]]), "", ""])
+        found: dict[str, dict[int, Array]] = {}
+        for method in MAIN:
+            of_method = [row for row in of_task if row["method"] == method]
+            rates = [row["learning_rate"] for row in of_method]
+            if rates:
+                rate = max(set(rates), key=lambda r: (rates.count(r), -r))
+                found[method] = {row["seed"]: per_prompt(row) for row in of_method if row["learning_rate"] == rate}
+        for method, curves in found.items():
+            mean = np.mean(list(curves.values()), axis=(0, 1))[[0, 2, 4]]
+            gains = []
+            for others in (dict.fromkeys(curves, base), found.get("grpo", {}) if method != "grpo" else {}):
+                shared = sorted(set(curves) & set(others))
+                if not shared:
+                    gains.append("")
+                    continue
+                gain, half = interval(np.mean([curves[k][:, -1] - others[k][:, -1] for k in shared], axis=0))
+                gains.append(f"{gain:+.2f} ± {half:.2f}")
+            lines.append([task, f"`{method}`", str(len(curves)), *(f"{v:.2f}" for v in mean), *gains])
+    head = ["task", "model", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
     machine = rows[0]["environment"]
     command = "`python -m benchmarks.language.run && python -m benchmarks.language.report`"
     where = f"{rows[0]['model']}; commit {commits}; torch {machine['versions']['torch']}, {machine['processor']}"
     what = f"Share of 64 held-out prompts solved in N samples, n = {rows[0]['num_samples']}"
-    return f"{text}\n\n{command}; {where}. {what}; ± is half of the paired 95 % interval over prompts."
+    spread = "± is half of the paired 95 % interval over prompts, of the mean over seeds"
+    return f"{table(head, lines)}\n\n{command}; {where}. {what}; {spread}."
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -168,7 +188,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tasks = sorted({row["task"] for row in rows if row["method"] == "base"})
+    bases = {row["task"] for row in rows if row["method"] == "base"}
+    tasks = [name for name, task in TASKS.items() if name in bases and not task.graded]
     figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 3.4), squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks, strict=True):
         groups: dict[str, list[Array]] = defaultdict(list)
