@@ -1,26 +1,31 @@
-"""One run: from the base model, updates with one estimator's advantages, then best-of-N on held-out prompts.
+"""Runs side by side: from the base model, updates with one estimator's advantages, then best-of-N on held-out prompts.
 
-The loop is TRL's GRPO at its defaults where that says anything (AdamW, linear decay, gradient norm 1, on-policy,
-advantages as `tea.trainers.AdvantageTrainer` computes them), without what a hundred-millisecond update does not need.
+The loop is TRL's GRPO at its defaults where that says anything (AdamW, linear decay, on-policy), with advantages and
+clipping of gradients as `tea.trainers.AdvantageTrainer` has them, without what a hundred-millisecond update does not
+need.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.training.policy import base_policy, sample, token_log_probs
+from benchmarks.training.policy import base_policy
+from benchmarks.training.stack import Adam, Stack
 from benchmarks.training.task import Task
 from tea.bestofn import best_of_n_curve
 
 NUM_SAMPLES = 512
+FEWER_SAMPLES = 256  # where N is at most 128: the curve is unbiased for every N up to the number of samples
+VERSION = 2
+"""Raised whenever an edit changes what every run gives; 1: each batch divided by its own root mean square, clipped."""
+SAMPLED_AT_ONCE = 4096
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -36,6 +41,7 @@ class Settings:
         num_iterations: Gradient steps on the same rollouts; above 1 with PPO's clipping at 0.2.
         beta: Weight of the KL divergence to the base model (k3 estimator), as in GRPO.
         sampling: Added to the seed of the sampling alone: the same run with other rollouts.
+        max_grad_norm: What gradients are clipped to.
     """
 
     num_generations: int
@@ -45,6 +51,7 @@ class Settings:
     num_iterations: int = 1
     beta: float = 0.0
     sampling: int = 0
+    max_grad_norm: float = 1.0
 
 
 Advantages = Callable[..., Tensor]
@@ -53,72 +60,98 @@ the rewards (P, K) of that many other samples of the current policy for the same
 ``off_policy(rewards, ratios)`` gives the advantages of later iterations, by importance ratios (P, m) of sequences."""
 
 
-@torch.no_grad()
-def _further_rewards(task: Task, policy: Any, index: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(P, count) rewards of samples that are not trained on, prompt by prompt: there may be thousands."""
-    rewards = []
-    for row in index:
-        completions = sample(policy, task.tokens[row : row + 1], count, task.completion_length, generator)
-        rewards.append(task.reward(row.expand(count), completions))
-    return torch.stack(rewards)
+@dataclass(frozen=True)
+class Member:
+    """One run of a stack: what its advantages are, and its settings."""
+
+    advantages_of: Advantages
+    settings: Settings
 
 
-def train(task: Task, base: nn.Module, advantages_of: Advantages, settings: Settings, seed: int) -> Any:
-    """The trained policy."""
-    policy: Any = copy.deepcopy(base).train()
-    reference: Any = copy.deepcopy(base).eval() if settings.beta else None
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    steps = settings.updates * settings.num_iterations
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
-    order, sampling = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1 + settings.sampling)
-    beside = torch.Generator().manual_seed(seed + 3 + settings.sampling)
+def stackable(settings: Settings) -> Settings:
+    """What runs of one stack have in common: all but the learning rate, the clipping and the draws."""
+    return replace(settings, learning_rate=0.0, max_grad_norm=0.0, sampling=0)
+
+
+def _further_rewards(
+    task: Task, policies: Stack, index: Tensor, members: Sequence[Member], generators: Sequence[torch.Generator]
+) -> list[tuple[Tensor, ...]]:
+    """Per member nothing, or (P, K) rewards of K samples that are not trained on."""
+    found: list[tuple[Tensor, ...]] = []
+    for i, (member, generator) in enumerate(zip(members, generators, strict=True)):
+        count = getattr(member.advantages_of, "further_samples", 0)
+        rewards = []
+        for chunk in index.split(max(1, SAMPLED_AT_ONCE // count)) if count else ():
+            prompts = task.tokens[chunk].unsqueeze(0)
+            completions = policies[i].sample(prompts, count, task.completion_length, [generator])[0]
+            rewards.append(task.reward(chunk.repeat_interleave(count), completions).view(-1, count))
+        found.append((torch.cat(rewards),) if count else ())
+    return found
+
+
+def train(task: Task, base: nn.Module, members: Sequence[Member], seed: int) -> Stack:
+    """The trained policies, from the same base model on the same prompts in the same order."""
+    settings = members[0].settings
+    if any(stackable(member.settings) != stackable(settings) for member in members):
+        raise ValueError("runs of one stack must have the same settings but for learning rate, clipping and sampling")
+    policies = Stack.of([base] * len(members))
+    reference = Stack.of([base] * len(members)) if settings.beta else None
+    policies.flat.requires_grad_()
+    optimizer = Adam(policies.flat)
+    rates = torch.tensor([member.settings.learning_rate for member in members])
+    norms = torch.tensor([member.settings.max_grad_norm for member in members])
+    order = torch.Generator().manual_seed(seed)
+    sampling = [torch.Generator().manual_seed(seed + 1 + member.settings.sampling) for member in members]
+    beside = [torch.Generator().manual_seed(seed + 3 + member.settings.sampling) for member in members]
     queue = torch.empty(0, dtype=torch.long)
-    m = settings.num_generations
+    m, steps = settings.num_generations, settings.updates * settings.num_iterations
     for _ in range(settings.updates):
         while len(queue) < settings.prompts_per_update:
             queue = torch.cat((queue, torch.randperm(task.num_train, generator=order)))
         index, queue = queue[: settings.prompts_per_update], queue[settings.prompts_per_update :]
-        completions = sample(policy, task.tokens[index], m, task.completion_length, sampling)
+        prompts = task.tokens[index].expand(len(members), -1, -1)
+        completions = policies.sample(prompts, m, task.completion_length, sampling)
         rows = index.repeat_interleave(m)
-        rewards = task.reward(rows, completions).view(-1, m)
-        further = ()
-        if count := getattr(advantages_of, "further_samples", 0):
-            further = (_further_rewards(task, policy, index, count, beside),)
-        advantages = advantages_of(rewards, index, *further).view(-1, 1)
+        rewards = [task.reward(rows, mine).view(-1, m) for mine in completions]
+        further = _further_rewards(task, policies, index, members, beside)
+        advantages = [
+            member.advantages_of(mine, index, *more)
+            for member, mine, more in zip(members, rewards, further, strict=True)
+        ]
         old_log_probs = reference_log_probs = None
         if reference is not None:
             with torch.no_grad():
-                reference_log_probs, _ = token_log_probs(reference, task.tokens[rows], completions)
+                reference_log_probs = reference.log_probs(prompts, completions)
         for _ in range(settings.num_iterations):
-            log_probs, _ = token_log_probs(policy, task.tokens[rows], completions)
+            log_probs = policies.log_probs(prompts, completions)
             if old_log_probs is None:
                 old_log_probs = log_probs.detach()
-            elif hasattr(advantages_of, "off_policy"):
-                moved = (log_probs.detach() - old_log_probs).sum(1).exp().view(-1, m)
-                advantages = advantages_of.off_policy(rewards, moved).view(-1, 1)
+            else:
+                moved = (log_probs.detach() - old_log_probs).sum(2).exp().view(len(members), -1, m)
+                for i, member in enumerate(members):
+                    if hasattr(member.advantages_of, "off_policy"):
+                        advantages[i] = member.advantages_of.off_policy(rewards[i], moved[i])
+            weights = torch.stack([mine.reshape(-1, 1) for mine in advantages])
             ratio = (log_probs - old_log_probs).exp()
-            loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).mean()
+            loss = -torch.minimum(ratio * weights, ratio.clamp(0.8, 1.2) * weights).mean((1, 2))
             if reference_log_probs is not None:
                 difference = reference_log_probs - log_probs
-                loss = loss + settings.beta * (difference.exp() - difference - 1.0).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-    return policy.eval()
+                loss = loss + settings.beta * (difference.exp() - difference - 1.0).mean((1, 2))
+            loss.sum().backward()
+            optimizer.step(rates * (1.0 - optimizer.steps / steps), norms)
+    return Stack(policies.flat.detach(), policies.shape)
 
 
 @torch.no_grad()
-def evaluate(task: Task, policy: Any, seed: int, num_samples: int = NUM_SAMPLES) -> dict[str, Any]:
-    """Best-of-N by the reward and of the gold of its pick, and how diverse the policy is, on the held-out prompts."""
+def evaluate(task: Task, policy: Stack, seed: int, num_samples: int = NUM_SAMPLES) -> dict[str, Any]:
+    """Best-of-N by the reward and of the gold of its pick, and how diverse a policy is, on the held-out prompts."""
     generator = torch.Generator().manual_seed(seed + 2)
     index = torch.arange(task.num_train, len(task.tokens))
     rows = index.repeat_interleave(num_samples)
     completions = torch.cat(
         [
-            sample(policy, task.tokens[chunk], num_samples, task.completion_length, generator)
-            for chunk in index.split(max(1, 4096 // num_samples))
+            policy.sample(task.tokens[chunk].unsqueeze(0), num_samples, task.completion_length, [generator])[0]
+            for chunk in index.split(max(1, SAMPLED_AT_ONCE // num_samples))
         ]
     )
     rewards = task.reward(rows, completions).view(-1, num_samples)
@@ -134,10 +167,10 @@ def evaluate(task: Task, policy: Any, seed: int, num_samples: int = NUM_SAMPLES)
         gold = task.gold(rows, completions).view(-1, num_samples)
         picked = best_of_n_curve(select_by=rewards.double().numpy(), value=gold.double().numpy(), ns=ns)
         result["gold"] = dict(zip(map(str, ns), picked.values.tolist(), strict=True))
-    few = rows.view(-1, num_samples)[:, :16].reshape(-1)
     seen = completions.view(len(index), num_samples, -1)
-    _, entropy = token_log_probs(policy, task.tokens[few], seen[:, :16].reshape(len(few), -1))
-    result["entropy"] = entropy.mean().item()
+    few = seen[:, :16].flatten(0, 1).unsqueeze(0)
+    log_probs = policy.all_log_probs(task.tokens[index].unsqueeze(0), few)
+    result["entropy"] = -(log_probs.exp() * log_probs).sum(-1).mean().item()
     # Share of distinct completions among 128.
     first = seen[:, : min(128, num_samples)]
     result["distinct"] = float(np.mean([len(torch.unique(c, dim=0)) / len(c) for c in first]))
@@ -154,15 +187,22 @@ def _bimodality(rewards: Tensor) -> float:
     return ((z**3).mean(1).square().add(1.0) / (z**4).mean(1)).mean().item()
 
 
-def run(
-    task_class: type[Task], advantages_of: Advantages | None, settings: Settings, seed: int, **size: int
-) -> dict[str, Any]:
-    """Train (unless ``advantages_of`` is None: the base model itself) and evaluate."""
+def run_stack(
+    task_class: type[Task], members: Sequence[Member], seed: int, num_samples: int = NUM_SAMPLES, **size: int
+) -> list[dict[str, Any]]:
+    """Train and evaluate each of the runs; without any, evaluate the base model.
+
+    Every result has ``training_seconds``, its share of the stack's, and ``evaluation_seconds``.
+    """
     task, base = base_policy(task_class, seed, **size)
     start = time.perf_counter()
-    policy = base.eval() if advantages_of is None else train(task, base, advantages_of, settings, seed)
-    trained = time.perf_counter()
-    result = evaluate(task, policy, seed)
-    result["training_seconds"] = trained - start
-    result["evaluation_seconds"] = time.perf_counter() - trained
-    return result
+    policies = train(task, base, members, seed) if members else Stack.of([base])
+    seconds = (time.perf_counter() - start) / len(policies)
+    results = []
+    for policy in policies:
+        start = time.perf_counter()
+        result = evaluate(task, policy, seed, num_samples)
+        result["training_seconds"] = seconds
+        result["evaluation_seconds"] = time.perf_counter() - start
+        results.append(result)
+    return results

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.training.loop import Advantages
-from tea.estimators import get_estimator, get_estimator_spec, normalize_advantages
-from tea.estimators.group import STD_EPSILON, BinaryRewardsWarning
+from tea.estimators import get_estimator, get_estimator_spec
+from tea.estimators.group import BinaryRewardsWarning
 from tea.estimators.memory import RewardMemory, advantages_with_memory
+from tea.estimators.scale import RunningScale
 
 Options = dict[str, Any]
 
@@ -34,7 +35,7 @@ class Method:
         binary_only: Only for tasks with 0/1 rewards.
         why: What an ablation varies; empty for the methods of the main table.
         settings: What it changes in :class:`benchmarks.training.loop.Settings`.
-        normalize: Divide by the root mean square over the batch; None: as `AdvantageTrainer` does.
+        normalize: Divide by the run's largest root mean square; None: as `AdvantageTrainer` does.
     """
 
     name: str
@@ -47,19 +48,25 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
     normalize: bool | None = None
 
+    @property
+    def max_grad_norm(self) -> float:
+        """What the trainer clips gradients to: nothing, for what aims at the best of several."""
+        return 1.0 if self.estimator != PSI_ORACLE and get_estimator_spec(self.estimator).own_scale else 1e6
+
     def advantages(self, num_generations: int, target_n: int) -> Advantages:
         """A new function from (rewards (P, m), prompt index (P,)) to advantages (P, m), as the trainer gives them."""
         if self.estimator == PSI_ORACLE:
             return PsiOracle(target_n)
         spec = get_estimator_spec(self.estimator)
         bound = dict(self.options(num_generations, target_n))
-        scale = spec.scale_in_training or "group"
+        scale = (spec.scale_in_training or "group") if spec.own_scale else "none"
         shared = {"target_n": target_n, "monotone": spec.monotone_in_training, "scale": scale}
         bound = {**{key: value for key, value in shared.items() if key in spec.parameters}, **bound}
         estimator = get_estimator(self.estimator, **bound)
         normalize = not spec.own_scale if self.normalize is None else self.normalize
         size = self.memory(num_generations, target_n)
         memory = RewardMemory(size) if size else None
+        running = RunningScale()
 
         def of(rewards: Tensor, index: Tensor) -> Tensor:
             with warnings.catch_warnings():
@@ -70,9 +77,15 @@ class Method:
                     keys = index.tolist()
                     advantages = advantages_with_memory(estimator, rewards, memory.recall(keys))
                     memory.update(keys, rewards)
-            return normalize_advantages(advantages) if normalize else advantages
+            return scaled(advantages, running) if normalize else advantages
 
         return of
+
+
+def scaled(advantages: Tensor, running: RunningScale) -> Tensor:
+    """Divided by the run's scale, this batch included."""
+    running.update(advantages, torch.ones_like(advantages, dtype=torch.bool))
+    return advantages / running.scale(advantages.device)
 
 
 def _top(m: int, n: int) -> Options:
@@ -87,7 +100,7 @@ def _beyond(m: int, n: int) -> int:
     return max(n - m, 0)
 
 
-ORACLE_SAMPLES = 1024
+ORACLE_SAMPLES = 256  # twice N; four times as many give the same, see ../LOG.md, in as many times the time
 
 
 @dataclass(frozen=True)
@@ -95,12 +108,13 @@ class PsiOracle:
     """The ceiling of all estimators of weights: each rollout gets the true influence of its reward on best of N.
 
     psi(u) is the integral up to u of N F(t)^(N-1), F the distribution of the rewards of further samples of the
-    current policy, which are not trained on; centred by the mean of the group's m, divided by its standard deviation
-    and the root mean square of the batch, as the estimators are.
+    current policy, which are not trained on; centred by the mean of the group's m, at the scale of the run, as the
+    estimators are.
     """
 
     target_n: int
     further_samples: int = ORACLE_SAMPLES
+    running: RunningScale = field(default_factory=RunningScale, compare=False)
 
     def __call__(self, rewards: Tensor, index: Tensor, further: Tensor) -> Tensor:
         """(P, m) advantages of (P, m) rewards, given (P, K) further ones of the same prompts."""
@@ -112,8 +126,7 @@ class PsiOracle:
         below = torch.searchsorted(g, u.contiguous(), right=True)  # how many are not above
         last = (below - 1).clamp(min=0)
         psi = torch.where(below > 0, rise.gather(1, last) + slope[last] * (u - g.gather(1, last)), 0.0)
-        psi = psi - psi.mean(1, keepdim=True)
-        return normalize_advantages((psi / (u.std(1, keepdim=True) + STD_EPSILON)).float())
+        return scaled((psi - psi.mean(1, keepdim=True)).float(), self.running)
 
 
 OTHER_ROLLOUTS = "max_at_m, other rollouts"
@@ -167,9 +180,9 @@ _ABLATIONS = [
     replace(_vary("prefix_tea_published", "projected", "projection", monotone=True), ours=True),
     *(_vary("tea", f"fraction {share}", "tail fraction", tail_fraction=share) for share in (0.125, 0.5, 1.0)),
     _vary("tea", "tail auto", "tail family", tail="auto", tail_fraction="auto"),
-    _vary("max_at_m", "unscaled", "scale", scale="none"),
-    _vary("eb_bon", "unscaled", "scale", scale="none"),
-    replace(_vary("bon_max_second", "over its own std", "scale"), normalize=False),
+    _vary("tea_published", "tail auto", "tail family", tail="auto", tail_fraction="auto"),
+    _vary("tea_published", "over group std", "scale", scale="group"),
+    *(_vary(parent, "over group std", "scale", scale="group") for parent in ("max_at_m", "tea", "eb_bon")),
     _vary("eb_bon", "uncentred", "centring", center=False),
     *(_vary("prefix_tea_published", f"order {k}", "order", order=k) for k in (1, 3)),
     *(_vary("ladder", f"rungs {low}, {high}", "rungs", rungs=(low, high)) for low, high in ((2, 4), (2, 16), (8, 16))),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import tea
 from benchmarks.record import describe, environment, replace_section, table, write_json
-from benchmarks.training.loop import Settings, run
+from benchmarks.training.loop import Member, Settings, run_stack
 from benchmarks.training.report.intervals import paired
 from benchmarks.training.run import PROMPTS, M
 from benchmarks.training.task import tasks
@@ -73,7 +73,8 @@ def main() -> None:
         for iterations in ITERATIONS:
             for corrected in (False, True) if iterations > 1 else (False,):
                 settings = Settings(M, PROMPTS, UPDATES, LEARNING_RATE / iterations, num_iterations=iterations)
-                found = run(tasks()[TASK], Corrected() if corrected else MaxAtK(), settings, seed)
+                member = Member(Corrected() if corrected else MaxAtK(), settings)
+                found = run_stack(tasks()[TASK], [member], seed)[0]
                 rows.append({"iterations": iterations, "corrected": corrected, "seed": seed, "curve": found["curve"]})
                 print(json.dumps(rows[-1]), flush=True)
     result = {"environment": environment(), "rows": rows}

@@ -1,4 +1,4 @@
-"""Tasks x methods x (m, N) x seeds, one process per core, resumable.
+"""Tasks x methods x (m, N) x seeds, several side by side in a process per core, resumable.
 
     python -m benchmarks.training.run                       # every plan; hours on two cores
     python -m benchmarks.training.run main --tasks survey   # a plan, or part of it
@@ -17,7 +17,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -28,7 +28,15 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.record import environment
-from benchmarks.training.loop import Settings, run
+from benchmarks.training.loop import (
+    FEWER_SAMPLES,
+    NUM_SAMPLES,
+    VERSION,
+    Member,
+    Settings,
+    run_stack,
+    stackable,
+)
 from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS, PSI_ORACLE
 from benchmarks.training.policy import base_policy
 from benchmarks.training.task import tasks
@@ -39,6 +47,8 @@ M, N = 16, 128
 PROMPTS = ROLLOUTS // M
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 VALIDATION_SEED = 0
+TUNING = "learning rates"
+STACK = 8  # runs in one process, side by side
 SEEDS = (1, 2, 3, 4, 5)
 QUICK_METHODS = ("grpo", "max_at_m", "bon_max_second", "tea", "eb_bon")
 
@@ -58,6 +68,7 @@ class Cell:
         seed: Of the task's tables, the base model, the order of the prompts and the sampling.
         learning_rate: None until it is chosen.
         version: Of the task.
+        loop: Version of the loop.
     """
 
     plan: str
@@ -70,6 +81,7 @@ class Cell:
     seed: int
     learning_rate: float | None = None
     version: int = 1
+    loop: int = VERSION
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -83,13 +95,17 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
-    """The stored rows of the tasks as they are now; a last line that was cut off by a crash is left out."""
+    """The stored rows of the tasks and the loop as they are now; a last line that a crash has cut off is left out.
+
+    Those of earlier loops that chose the learning rates stay, see :func:`chosen_rates`.
+    """
     if not path.is_file():
         return []
     # What does not end in a newline is not finished.
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    rows = [{"version": 1, **json.loads(line)} for line in lines]
-    return [row for row in rows if row["task"] not in tasks() or row["version"] == tasks()[row["task"]].version]
+    rows = [{"version": 1, "loop": 1, **json.loads(line)} for line in lines]
+    rows = [row for row in rows if row["task"] not in tasks() or row["version"] == tasks()[row["task"]].version]
+    return [row for row in rows if row["loop"] == VERSION or row["seed"] == VALIDATION_SEED]
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -106,15 +122,37 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def execute(cell: Cell) -> dict[str, Any]:
-    """The result of a cell, in this process."""
-    torch.set_num_threads(1)
-    if cell.method == "base":
-        return run(tasks()[cell.task], None, Settings(2, 1, 1, 0.0), cell.seed)
+def settings_of(cell: Cell) -> Settings:
+    """Of a cell that is trained."""
     method = METHODS["max_at_m" if cell.method == "oracle" else cell.method]
     assert cell.learning_rate is not None
-    settings = Settings(cell.m, cell.prompts, cell.updates, cell.learning_rate, **method.settings)
-    return run(tasks()[cell.task], method.advantages(cell.m, cell.n), settings, cell.seed)
+    settings = Settings(cell.m, cell.prompts, cell.updates, cell.learning_rate, max_grad_norm=method.max_grad_norm)
+    return replace(settings, **method.settings)
+
+
+def together(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
+    """Cells that can be trained as one stack, at most :data:`STACK`, in the order of the first of each."""
+    stacks: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        shape = None if cell.method == "base" else stackable(settings_of(cell))
+        stacks.setdefault((cell.task, cell.seed, cell.n > N, cell.method in ("base", PSI_ORACLE), shape), []).append(
+            cell
+        )
+    for found in stacks.values():
+        yield from (found[i : i + STACK] for i in range(0, len(found), STACK))
+
+
+def execute(cells: list[Cell]) -> list[dict[str, Any]]:
+    """The results of cells of one stack, in this process."""
+    torch.set_num_threads(1)
+    first = cells[0]
+    samples = NUM_SAMPLES if first.n > N or first.method == "base" else FEWER_SAMPLES
+    members = []
+    for cell in cells:
+        if cell.method != "base":
+            method = METHODS["max_at_m" if cell.method == "oracle" else cell.method]
+            members.append(Member(method.advantages(cell.m, cell.n), settings_of(cell)))
+    return run_stack(tasks()[first.task], members, first.seed, samples)
 
 
 def prepare(task: str, seed: int) -> None:
@@ -198,23 +236,62 @@ def plan_ablations(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     ]
 
 
+# TEA's default: projected or as published, its tail's fraction and family, the scale.
+DEFAULTS = (
+    "max_at_m",
+    "tea",
+    "tea_published",
+    "tea, tail auto",
+    "tea_published, tail auto",
+    "tea_published, over group std",
+    "eb_bon",
+    "eb_bon, over group std",
+)
+LONGER = {300: DEFAULTS[:4], 1000: DEFAULTS[1:3]}  # updates, on LONG_TASKS
+LONG_TASKS = ("blend", "venture")
+
+
+def plan_defaults(names: list[str], seeds: Iterable[int]) -> list[Cell]:
+    """What TEA's default is to be: at m = 16, 8 and 64, and for longer than the other tables."""
+    cells = []
+    for seed in seeds:
+        cells += [_cell("defaults", task, method, seed) for task in names for method in DEFAULTS]
+        # With 8 rollouts a quarter is two, and TEA, projected or not, is max@m.
+        few = [method for method in DEFAULTS if "std" not in method]
+        cells += [_cell("defaults", task, method, seed, m=8) for task in names for method in few if method != "tea"]
+        cells += [_cell("defaults", task, method, seed, m=64) for task in names for method in few]
+        for updates, methods in LONGER.items():
+            long = [_cell("defaults", task, method, seed) for task in LONG_TASKS if task in names for method in methods]
+            cells += [replace(cell, updates=updates) for cell in long]
+    return cells
+
+
 PLANS: dict[str, Callable[[list[str], Iterable[int]], list[Cell]]] = {
     "main": plan_main,
     "headroom": plan_headroom,
     "mismatch": plan_mismatch,
     "ablations": plan_ablations,
     "efficiency": plan_efficiency,
+    "defaults": plan_defaults,
 }
+
+
+_TUNED_AS = {"oracle": "max_at_m", PSI_ORACLE: "max_at_m", "max_po": "max_at_m", "max_rl": "grpo"}
 
 
 def tuned_as(method: str) -> str:
     """The method whose learning rate another takes: its own in the main table, else its parent's there."""
-    return "max_at_m" if method in ("oracle", PSI_ORACLE) else method.split(", ")[0]
+    return _TUNED_AS.get(method, method.split(", ")[0])
+
+
+def tuned_for(cell: Cell) -> tuple[str, str, int]:
+    """Task, method and updates of the runs that choose its learning rate: longer ones take that of the full run."""
+    return cell.task, tuned_as(cell.method), min(cell.updates, tasks()[cell.task].updates)
 
 
 def tuning_cells(cells: list[Cell], rates: Iterable[float]) -> list[Cell]:
     """The runs that choose the learning rates: (m, N) = (16, 128), at the validation seed."""
-    wanted = {(cell.task, tuned_as(cell.method), cell.updates) for cell in cells if cell.method != "base"}
+    wanted = {tuned_for(cell) for cell in cells if cell.method != "base"}
     return [
         replace(_cell("tuning", task, method, VALIDATION_SEED), updates=updates, learning_rate=rate)
         for task, method, updates in sorted(wanted)
@@ -223,13 +300,22 @@ def tuning_cells(cells: list[Cell], rates: Iterable[float]) -> list[Cell]:
 
 
 def chosen_rates(rows: list[dict[str, Any]], rates: Iterable[float]) -> dict[tuple[str, str, int], float]:
-    """(task, method, updates) to the learning rate with the highest best-of-N at the validation seed."""
-    found: dict[tuple[str, str, int], tuple[float, float]] = {}
+    """(task, method, updates) to the learning rate with the highest best-of-N at the validation seed.
+
+    Of the latest loop with rows of all rates: the optimizer divides by the gradients' size anyway, so that choices made
+    at another scale of the advantages stay good ones.
+    """
+    found: dict[tuple[str, str, int], dict[int, dict[float, float]]] = {}
     for row in rows:
         if row["seed"] == VALIDATION_SEED and row["learning_rate"] in rates and (row["m"], row["n"]) == (M, N):
             name = (row["task"], row["method"], row["updates"])
-            found[name] = max(found.get(name, (-float("inf"), 0.0)), (row["curve"][str(N)], row["learning_rate"]))
-    return {name: rate for name, (_, rate) in found.items()}
+            of = found.setdefault(name, {}).setdefault(row["loop"], {})
+            of[row["learning_rate"]] = row["curve"][str(N)]
+    chosen = {}
+    for name, by_loop in found.items():
+        tried = by_loop[max(by_loop, key=lambda loop: (len(by_loop[loop]), loop))]
+        chosen[name] = max(tried, key=lambda rate: (tried[rate], rate))
+    return chosen
 
 
 # --- Running them. ---
@@ -238,6 +324,8 @@ def chosen_rates(rows: list[dict[str, Any]], rates: Iterable[float]) -> dict[tup
 def run_cells(cells: list[Cell], path: Path, workers: int, what: str, deadline: float | None = None) -> None:
     """Run those whose rows are not there yet."""
     done = {key_of(row) for row in read_rows(path)}
+    if what == TUNING:  # what was chosen by an earlier loop is not chosen again
+        done |= {key_of({**row, "loop": VERSION}) for row in read_rows(path)}
     todo = list({cell.key: cell for cell in cells if cell.key not in done}.values())
     if not todo:
         return
@@ -246,22 +334,22 @@ def run_cells(cells: list[Cell], path: Path, workers: int, what: str, deadline: 
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         bases = sorted({(cell.task, cell.seed) for cell in todo}, key=lambda pair: (pair[1], pair[0]))
         list(tqdm(pool.map(prepare, *zip(*bases, strict=True)), total=len(bases), desc=f"{what}: base models"))
-        queue = iter(todo)
-        running: dict[Any, Cell] = {}
+        queue = together(todo)
+        running: dict[Any, list[Cell]] = {}
         with tqdm(total=len(todo), desc=what, smoothing=0.05) as bar:
             while True:
                 while len(running) < workers and (deadline is None or time.time() < deadline):
-                    cell = next(queue, None)
-                    if cell is None:
+                    stack = next(queue, None)
+                    if stack is None:
                         break
-                    running[pool.submit(execute, cell)] = cell
+                    running[pool.submit(execute, stack)] = stack
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    cell = running.pop(future)
-                    row = {**asdict(cell), **future.result(), **common, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
-                    append_row(path, row)
-                    bar.update()
+                    for cell, result in zip(running.pop(future), future.result(), strict=True):
+                        row = {**asdict(cell), **result, **common, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+                        append_row(path, row)
+                        bar.update()
 
 
 def main() -> None:
@@ -295,12 +383,12 @@ def main() -> None:
             cells = [replace(cell, updates=min(cell.updates, 40)) for cell in cells]
             rates = (1e-3,)
         if len(rates) > 1:
-            run_cells(tuning_cells(cells, rates), path, arguments.workers, "learning rates", deadline)
+            run_cells(tuning_cells(cells, rates), path, arguments.workers, TUNING, deadline)
         chosen = chosen_rates(read_rows(path), rates)
         final = []
         for cell in cells:
             if cell.method != "base":
-                rate = rates[0] if len(rates) == 1 else chosen.get((cell.task, tuned_as(cell.method), cell.updates))
+                rate = rates[0] if len(rates) == 1 else chosen.get(tuned_for(cell))
                 if rate is None:  # out of time
                     continue
                 cell = replace(cell, learning_rate=rate)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.training.loop import VERSION
 from benchmarks.training.report.intervals import BySeed, Interval, t_interval
 from benchmarks.training.run import LEARNING_RATES, PROMPTS, VALIDATION_SEED, M, N, chosen_rates, key_of, tuned_as
 from benchmarks.training.task import tasks
@@ -22,11 +23,13 @@ class Results:
         self.reported = [row for row in self.rows if row["seed"] != VALIDATION_SEED]
         self.tasks = sorted({row["task"] for row in self.reported})
         self.seeds = sorted({row["seed"] for row in self.reported})
-        self.chosen = chosen_rates(self.rows, LEARNING_RATES)
+        self.chosen = chosen_rates(self.rows, LEARNING_RATES)  # some by an earlier loop, whose rows nothing else uses
         self.updates = {task: self._updates(task) for task in self.tasks}
         self.used: dict[int, dict[str, Any]] = {}
         self._index: dict[tuple[Any, ...], dict[float | None, dict[str, Any]]] = {}
         for row in self.rows:
+            if row["loop"] != VERSION:
+                continue
             key = (row["task"], row["method"], row["m"], row["n"], row["prompts"], row["updates"], row["seed"])
             self._index.setdefault(key, {})[row["learning_rate"]] = row
 
@@ -37,16 +40,24 @@ class Results:
         return full if full in found else max(found)
 
     def row(
-        self, task: str, method: str, seed: int, m: int = M, n: int = N, prompts: int = PROMPTS
+        self,
+        task: str,
+        method: str,
+        seed: int,
+        m: int = M,
+        n: int = N,
+        prompts: int = PROMPTS,
+        updates: int | None = None,
     ) -> dict[str, Any] | None:
         """The run, whatever plan it was run for; None if it was not."""
-        updates = self.updates[task]
+        full = self.updates[task]
+        updates = full if updates is None else updates
         if method == "base":
             m = n = prompts = updates = 0
         by_rate = self._index.get((task, method, m, n, prompts, updates, seed), {})
         rate = None
         if method != "base":
-            rate = self.chosen.get((task, parent_of(method, own=True), updates))
+            rate = self.chosen.get((task, parent_of(method, own=True), min(updates, full)))
             if rate is None and len(by_rate) == 1:  # where none was chosen, as with --quick
                 rate = next(iter(by_rate))
         found = by_rate.get(rate)
