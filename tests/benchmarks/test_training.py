@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from itertools import permutations
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from benchmarks.training import loop, policy, run
 from benchmarks.training.methods import METHODS, PSI_ORACLE
 from benchmarks.training.policy import base_policy, build_policy, sample, token_log_probs
+from benchmarks.training.stack import Stack
 from benchmarks.training.task import NUM_HELD_OUT, tasks
 from benchmarks.training.tasks import blend, countdown, passcode, survey, venture
 from tea.estimators import get_estimator_spec
@@ -253,11 +253,12 @@ def test_advantages_are_followed(tiny, monkeypatch):
         return rewards - rewards.mean(1, keepdim=True)
 
     settings = loop.Settings(num_generations=8, prompts_per_update=8, updates=20, learning_rate=1e-2)
-    before = loop.evaluate(task, model, 1, num_samples=16)
-    after = loop.evaluate(task, loop.train(task, model, of, settings, 1), 1, num_samples=16)
+    base = Stack.of([model])
+    before = loop.evaluate(task, base, 1, num_samples=16)
+    after = loop.evaluate(task, loop.train(task, model, [loop.Member(of, settings)], 1), 1, num_samples=16)
     assert after["curve"]["1"] > before["curve"]["1"] + 0.1
     # The base model stays as it was.
-    assert loop.evaluate(task, model, 1, num_samples=16) == before
+    assert torch.equal(Stack.of([model]).flat, base.flat)
 
 
 @pytest.mark.parametrize("change", [{"beta": 1.0}, {"num_iterations": 2}])
@@ -266,8 +267,8 @@ def test_kl_and_iterations_change_the_run(tiny, change):
     settings = loop.Settings(num_generations=4, prompts_per_update=4, updates=3, learning_rate=1e-2)
 
     def trained(settings):
-        of = METHODS["max_at_m"].advantages(4, 128)
-        return torch.cat([p.flatten() for p in loop.train(task, model, of, settings, 1).parameters()])
+        member = loop.Member(METHODS["max_at_m"].advantages(4, 128), settings)
+        return loop.train(task, model, [member], 1).flat
 
     plain = trained(settings)
     assert torch.equal(plain, trained(settings))
@@ -298,12 +299,9 @@ def trainers_advantages(method, m, n, tmp_path):
         bf16=False,
         use_cpu=True,
         report_to="none",
-        scale_rewards=options.pop("scale", spec.scale_in_training or "group"),
+        scale_rewards=options.pop("scale", "auto"),
         advantage_estimator=method.estimator,
-        # The recorded runs divide every batch by its own root mean square, as the trainers once did.
-        normalize_advantages="batch"
-        if (not spec.own_scale if method.normalize is None else method.normalize)
-        else "none",
+        normalize_advantages={None: None, True: "running", False: "none"}[method.normalize],
         **{"target_n": n, **{name: options.pop(name) for name in shared & options.keys()}},
         estimator_kwargs=options or None,
         reward_memory=method.memory(m, n),
@@ -311,6 +309,7 @@ def trainers_advantages(method, m, n, tmp_path):
     trainer = object.__new__(AdvantageTrainer)
     trainer._prepare_estimator(config, None)
     assert trainer.advantage_estimator.spec is spec
+    assert config.max_grad_norm == method.max_grad_norm
     return trainer
 
 
@@ -372,9 +371,10 @@ def executed(monkeypatch):
     """Run cells in threads, with made-up results; the list of what was run."""
     ran = []
 
-    def execute(of):
-        ran.append(of)
-        return {"curve": {"128": of.seed + (of.learning_rate or 0.0)}}
+    def execute(stack):
+        assert len({(of.task, of.seed, of.m, of.updates) for of in stack}) == 1
+        ran.extend(stack)
+        return [{"curve": {"128": of.seed + (of.learning_rate or 0.0)}} for of in stack]
 
     monkeypatch.setattr(run, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
     monkeypatch.setattr(run, "prepare", lambda task, seed: None)
@@ -424,6 +424,28 @@ def test_rows_of_a_task_as_it_was_do_not_count(executed, tmp_path, monkeypatch):
     assert len(executed) == 2
 
 
+def test_rows_of_an_earlier_loop_only_choose_learning_rates(executed, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    run.run_cells([cell(seed=seed, loop=run.VERSION - 1) for seed in (0, 1)], path, 1, "test")
+    assert [row["seed"] for row in run.read_rows(path)] == [0]
+    run.run_cells([cell(seed=0)], path, 1, run.TUNING)
+    assert len(executed) == 2
+    run.run_cells([cell(seed=1)], path, 1, "test")
+    assert len(executed) == 3
+
+
+def test_what_is_trained_together_is_of_one_shape_and_one_round_of_seeds():
+    cells = [replace(of, learning_rate=1e-3) for of in run.plan_main(["survey"], (1, 2))]
+    stacks = [*run.together(cells)]
+    assert sorted(of.key for stack in stacks for of in stack) == sorted(of.key for of in cells)
+    for stack in stacks:
+        assert len(stack) <= run.STACK
+        assert len({(of.seed, of.m, of.prompts, of.method in ("base", PSI_ORACLE)) for of in stack}) == 1
+    # All of a seed before any of the next.
+    seeds = [stack[0].seed for stack in stacks if stack[0].method != "base"]
+    assert seeds == sorted(seeds)
+
+
 def test_no_rows_yet(tmp_path):
     assert run.read_rows(tmp_path / "rows.jsonl") == []
 
@@ -431,7 +453,7 @@ def test_no_rows_yet(tmp_path):
 def test_results_do_not_hide_what_a_row_is(monkeypatch, tmp_path):
     """A row is its cell and its result: none of the result's keys may be one of the cell's."""
     monkeypatch.setattr(tasks()["survey"], "pretraining_steps", 1)
-    monkeypatch.setattr(loop, "evaluate", partial(loop.evaluate, num_samples=128))
+    monkeypatch.setattr(run, "run_stack", lambda task, members, seed, _: loop.run_stack(task, members, seed, 128))
     monkeypatch.setattr(run, "prepare", lambda task, seed: None)
     monkeypatch.setattr(run, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
     # With one hit per group all estimators are proportional, and AdamW takes out the factor: enough rollouts for more.
@@ -458,6 +480,13 @@ def test_learning_rates_are_chosen_on_the_validation_seed_alone():
     rows += [row(0.5, 9.0), row(low, 9.0, updates=7), row(low, 9.0, method="grpo"), row(None, 99.0, method="base")]
     chosen = run.chosen_rates(rows, run.LEARNING_RATES)
     assert chosen == {("survey", "tea", 2): middle, ("survey", "tea", 7): low, ("survey", "grpo", 2): low}
+    # An earlier loop's choice counts until the present one has tried as many.
+    earlier = [
+        row(rate, value, loop=run.VERSION - 1) for rate, value in zip(run.LEARNING_RATES, (4, 1, 2, 3), strict=True)
+    ]
+    now = [row(rate, value) for rate, value in zip(run.LEARNING_RATES, (1, 2, 3, 4), strict=True)]
+    for count, best in ((3, low), (4, high)):
+        assert run.chosen_rates(earlier + now[:count], run.LEARNING_RATES) == {("survey", "tea", 2): best}
 
 
 def test_the_command_runs_what_it_chose(executed, tmp_path, monkeypatch):
@@ -490,7 +519,7 @@ def test_plans_share_what_is_to_be_the_same(plan):
     assert cells
     assert all(of.method in ("base", "oracle", *METHODS) for of in cells)
     assert len({of.key for of in cells}) == len(cells)
-    if plan in ("main", "mismatch", "ablations"):
+    if plan in ("main", "mismatch", "ablations", "defaults"):
         assert {of.m * of.prompts for of in cells if of.method != "base"} == {run.ROLLOUTS}
     else:
         assert {of.prompts for of in cells} == {run.PROMPTS}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.training.loop import VERSION
 from benchmarks.training.methods import METHODS
 from benchmarks.training.report.__main__ import HERE, main
 from benchmarks.training.report.aa import section_aa
@@ -60,6 +61,7 @@ def row(task, method, seed, value, *, m=M, n=N, prompts=PROMPTS, rate=RATE, plan
         "seed": seed,
         "learning_rate": rate,
         "version": 1,
+        "loop": VERSION,
         "curve": curve,
         "per_prompt": (value + noise - noise.mean()).tolist(),
         **({"gold": {k: v / 2 for k, v in curve.items()}} if gold else {}),
