@@ -257,9 +257,11 @@ def plan_defaults(names: list[str], seeds: Iterable[int]) -> list[Cell]:
     for seed in seeds:
         cells += [_cell("defaults", task, method, seed) for task in names for method in DEFAULTS]
         # With 8 rollouts a quarter is two, and TEA, projected or not, is max@m.
-        few = [method for method in DEFAULTS if "std" not in method]
-        cells += [_cell("defaults", task, method, seed, m=8) for task in names for method in few if method != "tea"]
-        cells += [_cell("defaults", task, method, seed, m=64) for task in names for method in few]
+        few = ("max_at_m", "tea_published, tail auto", "eb_bon")
+        cells += [_cell("defaults", task, method, seed, m=8) for task in names for method in few]
+        cells += [
+            _cell("defaults", task, method, seed, m=64) for task in names for method in ("tea", "tea_published", *few)
+        ]
         for updates, methods in LONGER.items():
             long = [_cell("defaults", task, method, seed) for task in LONG_TASKS if task in names for method in methods]
             cells += [replace(cell, updates=updates) for cell in long]
@@ -359,6 +361,9 @@ def main() -> None:
     parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"of {', '.join(PLANS)}; default: all")
     parser.add_argument("--tasks", nargs="+", choices=sorted(known), default=sorted(known))
     parser.add_argument("--methods", nargs="+", choices=["base", "oracle", *METHODS], help="default: those of the plan")
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="M,N", help="rollouts per prompt and N; default: those of the plan"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, default=None, help="the JSONL file")
@@ -377,6 +382,8 @@ def main() -> None:
         cells = PLANS[plan](arguments.tasks, seeds)
         if arguments.methods:
             cells = [cell for cell in cells if cell.method in arguments.methods]
+        if arguments.sizes:
+            cells = [cell for cell in cells if cell.method == "base" or f"{cell.m},{cell.n}" in arguments.sizes]
         rates: tuple[float, ...] = LEARNING_RATES
         if arguments.quick:
             cells = [cell for cell in cells if cell.method in ("base", *QUICK_METHODS)]
