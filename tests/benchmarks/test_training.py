@@ -515,11 +515,11 @@ def test_wrong_arguments(arguments, monkeypatch, capsys):
 
 @pytest.mark.parametrize("plan", run.PLANS)
 def test_plans_share_what_is_to_be_the_same(plan):
-    cells = run.PLANS[plan](["survey", "countdown"], (1, 2))
+    cells = run.PLANS[plan](["venture", "survey", "countdown"], (1, 2))
     assert cells
     assert all(of.method in ("base", "oracle", *METHODS) for of in cells)
     assert len({of.key for of in cells}) == len(cells)
-    if plan in ("main", "mismatch", "ablations", "defaults"):
+    if plan in ("main", "mismatch", "ablations", "defaults", "longer"):
         assert {of.m * of.prompts for of in cells if of.method != "base"} == {run.ROLLOUTS}
     else:
         assert {of.prompts for of in cells} == {run.PROMPTS}
