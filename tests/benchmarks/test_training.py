@@ -15,7 +15,7 @@ from benchmarks.training.methods import METHODS, PSI_ORACLE
 from benchmarks.training.policy import base_policy, build_policy, sample, token_log_probs
 from benchmarks.training.stack import Stack
 from benchmarks.training.task import NUM_HELD_OUT, tasks
-from benchmarks.training.tasks import blend, countdown, passcode, survey, venture
+from benchmarks.training.tasks import blend, catalog, countdown, dice, passcode, survey, venture
 from tea.estimators import get_estimator_spec
 from tea.trainers import AdvantageTrainer, TEAConfig
 
@@ -94,8 +94,28 @@ def venture_rewards(task, index, completions):
         yield wealth
 
 
+def catalog_rewards(task, index, completions):
+    for i, row in zip(index.tolist(), completions.tolist(), strict=True):
+        entry = task.entry[task.tokens[i, 0].item() - catalog.OPTIONS].tolist()
+        yield sum(a == b for a, b in zip(row, entry, strict=True)) / catalog.FIELDS
+
+
+def dice_rewards(task, index, completions):
+    factors = task.factors.tolist()
+    for i, row in zip(index.tolist(), completions.tolist(), strict=True):
+        hashed = 0
+        for position, value in enumerate([i, *row]):
+            hashed = hashed * 31 + (value + 1) * factors[position]
+            hashed = hashed % (dice.TABLE * 257) if position else hashed
+        kind = task.tokens[i, 0].item() - dice.DICE - dice.FACES
+        bonus = task.bonus[kind, row[0]].item() if row[0] < dice.DICE else 0.0
+        yield task.throws[hashed % dice.TABLE].item() + bonus
+
+
 SLOW_REWARDS = {
     "blend": blend_rewards,
+    "catalog": catalog_rewards,
+    "dice": dice_rewards,
     "countdown": countdown_rewards,
     "passcode": passcode_rewards,
     "survey": survey_rewards,
@@ -179,6 +199,28 @@ def test_corpora_are_well_formed(made):
     # Within four standard errors of the 200.
     assert abs(passes.float().mean() - passcode.PASSES) < 4 * (passcode.PASSES * (1 - passcode.PASSES) / 200) ** 0.5
     assert made["venture"].corpus(index).max() <= venture.SECTORS
+
+
+def test_throws_are_gaussian_luck_and_a_die_moves_them(made):
+    """Standard normal whatever the faces; the best die has one mean more than the next, faces tell nothing."""
+    task = made["dice"]
+    index = torch.arange(len(task.tokens)).repeat(100)
+    completions = task.corpus(index)
+    throw = task.reward(index, completions) - task.bonus[task.kind[index], completions[:, 0]]
+    assert abs(throw.mean()) < 0.03
+    assert abs(throw.std() - 1.0) < 0.03
+    for faces in (completions[:, 1], completions[:, -1]):
+        means = torch.stack([throw[faces == face].mean() for face in faces.unique()])
+        assert means.abs().max() < 0.08
+    assert task.bonus.sort(dim=1).values.eq(dice.BONUS).all()
+
+
+def test_a_right_entry_is_the_ceiling(made):
+    task = made["catalog"]
+    index = torch.arange(len(task.tokens))
+    right = task.entry[task.kind]
+    assert (task.reward(index, right) == 1.0).all()
+    assert abs(task.reward(index, task.corpus(index)).mean() - 0.775) < 0.03  # 0.7, and a quarter of the rest
 
 
 def test_gold_is_another_reward(made):

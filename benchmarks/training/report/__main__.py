@@ -11,7 +11,7 @@ from benchmarks.training.report import __doc__ as usage
 from benchmarks.training.report.common import NOT_RUN
 from benchmarks.training.report.figures import FIGURES
 from benchmarks.training.report.results import Results, as_json
-from benchmarks.training.report.sections import SECTIONS, report
+from benchmarks.training.report.sections import SECTIONS, report, reported
 from benchmarks.training.report.short import short
 from benchmarks.training.run import ROWS, read_rows
 
@@ -21,8 +21,9 @@ HERE = Path(__file__).resolve().parents[1]
 def write(results: Results, folder: Path) -> None:
     """Fill ``folder``'s README.md, and write its figures and results/summary.json; docs/benchmarks.md at home."""
     if folder == HERE:
-        replace_section(HERE.parents[1] / "docs" / "benchmarks.md", "training", short(results))
+        replace_section(HERE.parents[1] / "docs" / "benchmarks.md", "training", short(reported(results)))
     texts, summary = report(results)
+    results = reported(results)
     for name, (_, _, figures) in SECTIONS.items():
         for figure in figures:
             path = folder / "figures" / f"{figure}.png"

@@ -11,7 +11,18 @@ import numpy as np
 
 from benchmarks.training.loop import VERSION
 from benchmarks.training.report.intervals import BySeed, Interval, t_interval
-from benchmarks.training.run import LEARNING_RATES, PROMPTS, VALIDATION_SEED, M, N, chosen_rates, key_of, tuned_as
+from benchmarks.training.run import (
+    HELD_OUT,
+    LEARNING_RATES,
+    PROMPTS,
+    SEEDS,
+    VALIDATION_SEED,
+    M,
+    N,
+    chosen_rates,
+    key_of,
+    tuned_as,
+)
 from benchmarks.training.task import tasks
 
 
@@ -32,6 +43,14 @@ class Results:
                 continue
             key = (row["task"], row["method"], row["m"], row["n"], row["prompts"], row["updates"], row["seed"])
             self._index.setdefault(key, {})[row["learning_rate"]] = row
+
+    def only(self, wanted: Callable[[dict[str, Any]], bool]) -> Results:
+        """The rows that are wanted, and all that chose the learning rates."""
+        return Results([row for row in self.rows if row["seed"] == VALIDATION_SEED or wanted(row)])
+
+    def blind(self) -> Results:
+        """Of seeds that nobody looked at while anything was developed, on the tasks that it was developed on."""
+        return self.only(lambda row: row["seed"] not in SEEDS and row["task"] not in HELD_OUT)
 
     def _updates(self, task: str) -> int:
         """Those of the full run, else the most there are."""
