@@ -338,10 +338,12 @@ def chosen_rates(rows: list[dict[str, Any]], rates: Iterable[float]) -> dict[tup
 # --- Running them. ---
 
 
-def run_cells(cells: list[Cell], path: Path, workers: int, what: str, deadline: float | None = None) -> None:
-    """Run those whose rows are not there yet."""
+def run_cells(
+    cells: list[Cell], path: Path, workers: int, what: str, deadline: float | None = None, again: bool = False
+) -> None:
+    """Run those whose rows are not there yet; with ``again``, learning rates too that an earlier loop has chosen."""
     done = {key_of(row) for row in read_rows(path)}
-    if what == TUNING:  # what was chosen by an earlier loop is not chosen again
+    if what == TUNING and not again:  # what was chosen by an earlier loop is not chosen again
         done |= {key_of({**row, "loop": VERSION}) for row in read_rows(path)}
     todo = list({cell.key: cell for cell in cells if cell.key not in done}.values())
     if not todo:
@@ -383,6 +385,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, default=None, help="the JSONL file")
     parser.add_argument("--quick", action="store_true", help="five methods, 40 updates, two seeds, one learning rate")
+    parser.add_argument("--retune", action="store_true", help="choose learning rates anew that an earlier loop chose")
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes; resume later")
     arguments = parser.parse_args()
     unknown = [plan for plan in arguments.plans if plan not in PLANS]
@@ -405,7 +408,7 @@ def main() -> None:
             cells = [replace(cell, updates=min(cell.updates, 40)) for cell in cells]
             rates = (1e-3,)
         if len(rates) > 1:
-            run_cells(tuning_cells(cells, rates), path, arguments.workers, TUNING, deadline)
+            run_cells(tuning_cells(cells, rates), path, arguments.workers, TUNING, deadline, arguments.retune)
         chosen = chosen_rates(read_rows(path), rates)
         final = []
         for cell in cells:

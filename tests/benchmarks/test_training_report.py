@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.training import ceiling
 from benchmarks.training.loop import VERSION
 from benchmarks.training.methods import METHODS
 from benchmarks.training.report.__main__ import HERE, main
 from benchmarks.training.report.aa import section_aa
 from benchmarks.training.report.ablations import section_ablations
 from benchmarks.training.report.common import NOT_RUN, compare, noise_line
+from benchmarks.training.report.defaults import section_defaults
 from benchmarks.training.report.diversity import section_diversity
 from benchmarks.training.report.efficiency import rollouts_needed, section_efficiency
 from benchmarks.training.report.figures import FIGURES
@@ -348,6 +350,69 @@ def test_a_seed_that_is_still_running_is_not_averaged_with_whole_ones():
     assert (found.count, found.tasks) == (4, 2)
 
 
+def test_blind_seeds_are_reported_and_the_others_decide_the_defaults():
+    rows = [*main_rows(seeds=(0, *SEEDS)), *(row("catalog", "grpo", seed, 1.0) for seed in (1, 6))]
+    for seed in (6, 7):
+        SEED_EFFECT[seed] = float(seed)
+        rows += main_rows({**OFFSETS, "tea": -5.0}, seeds=(seed,))
+    texts, summary = report(results(rows))
+    assert summary["runs"]["seeds"] == [6, 7]
+    assert summary["runs"]["tasks"] == list(TASKS)
+    assert summary["gain"]["over_grpo"]["tea"]["one"]["difference"].mean == pytest.approx(-5.5)
+    (of,) = [of for of in summary["defaults"]["defaults"] if of["method"] == "tea"]
+    assert of["tasks"]["one"].mean == pytest.approx(0.1)
+    assert of["tasks"]["one"].count == len(SEEDS)
+    assert "seeds 6, 7;" in texts["main"]
+    assert "seeds 1, 2, 3, 4, 5;" in texts["defaults"]
+    assert "catalog" in texts["held_out"]
+    assert "catalog" not in texts["main"]
+
+
+def test_longer_runs_are_compared_at_the_same_updates():
+    rows = main_rows(tasks=("venture",))
+    for seed in SEEDS:
+        for method, value in (("tea", 3.0), ("tea_published", 5.0)):
+            rows.append({**row("venture", method, seed, SEED_EFFECT[seed] + value), "updates": 300})
+    text, found = section_defaults(results(rows))
+    assert [(of["updates"], of["difference"].mean) for of in found["longer"] if of["difference"]] == [
+        (300, pytest.approx(-2.0))
+    ]
+    assert "| venture | 300 | tea_published |" in text
+
+
+def test_fiellers_interval_covers_the_ratio():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        under = rng.normal(2.0, 1.0, 10)
+        over = 0.6 * under + rng.normal(0.0, 0.5, 10)
+        low, high = ceiling.ratio_interval(over, under) or (-np.inf, np.inf)
+        inside += low <= 0.6 <= high
+    assert 0.935 < inside / 2000 < 0.965
+    assert ceiling.ratio_interval([1.0, 2.0], [1.0, -1.0]) is None
+    assert ceiling.ratio_interval([1.0], [1.0]) is None
+
+
+def test_the_share_of_the_ceiling(monkeypatch):
+    """What is won over what there is to win; a method whose efficiency is known beside it."""
+    rows = main_rows({**OFFSETS, "psi_oracle": 3.0, "ladder_memory": 1.5}, jitter=0.01)
+    monkeypatch.setattr(ceiling, "base_rewards", lambda task, seed: np.random.default_rng(seed).normal(size=(8, 256)))
+    entries = {(of["task"], of["method"]): of for of in ceiling.measure(results(rows))}
+    of = entries["one", "eb_bon"]
+    assert of["share"] == pytest.approx(0.5, abs=0.02)
+    low, high = of["interval"]
+    assert low < 0.5 < high < low + 0.1
+    assert entries["one", "ladder_memory"]["efficiency"] is None
+    assert entries["one", "max_at_m"]["share"] == 0.0
+    # On Gaussian rewards the mean is the wrong thing to look at.
+    assert entries["one", "max_at_m"]["efficiency"] > entries["one", "grpo"]["efficiency"]
+    same, pairs = ceiling.agreement([*entries.values()])
+    assert pairs == 2 * 6
+    assert 0 < same <= pairs
+    text = ceiling.render([*entries.values()], results(rows), {**ENVIRONMENT})
+    assert f"two put {same} in the same order" in text
+
+
 def test_writes_the_same_files_every_time(tmp_path):
     rows = main_rows(jitter=0.1)
     rows += [row("one", "oracle", s, SEED_EFFECT[s] + 3.0, m=N, gold=True) for s in (1, 2, 3)]
@@ -371,7 +436,7 @@ def test_writes_the_same_files_every_time(tmp_path):
     readme = (tmp_path / "a" / "README.md").read_text()
     assert "![curves](figures/curves.png)" in readme
     assert "commit abc1234" in readme
-    assert readme.count("Not run yet.") == 1  # the ablations
+    assert readme.count("Not run yet.") == 2  # the ablations and the held-out tasks
 
 
 def test_print_writes_nothing(tmp_path, capsys):
