@@ -283,6 +283,17 @@ def _run_stages(root: Path, stages: list[Stage], keys: dict[str, str], seed: int
     return records
 
 
+def write_prompts(root: Path, num_held_out: int) -> None:
+    """`prompts.jsonl` to train on and `held_out.jsonl`, for runs of one's own on the demo's models."""
+    import json
+
+    from tea.demo.task import split_prompts
+
+    for name, prompts in zip(("prompts", "held_out"), split_prompts(num_held_out), strict=True):
+        text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+        (root / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
 def main(
     seed: int = 1,
     output_dir: Path = DEFAULT_OUTPUT,
@@ -294,7 +305,8 @@ def main(
 
     Args:
         seed: of all training and sampling.
-        output_dir: results go to `output_dir`/seed`seed`: `results.json`, `best_of_n.png`, the models and samples.
+        output_dir: results go to `output_dir`/seed`seed`: `results.json`, `best_of_n.png`, the models and samples,
+            and the prompts (`prompts.jsonl`, `held_out.jsonl`).
         methods: what to compare with the base model: "grpo", "tea", "prefix_tea", "ladder".
         config: sizes and hyper-parameters.
         workers: processes, of one thread each.
@@ -324,6 +336,7 @@ def main(
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".lock", timeout=0):
+            write_prompts(root, config.held_out_prompts)
             records = _run_stages(root, stages, keys, seed, workers)
             results = report.collect(root, records, list(methods), config.ns, config.target_n)
             results = {

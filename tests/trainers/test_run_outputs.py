@@ -248,36 +248,3 @@ def test_measured_curves_and_their_figure(tmp_path):
     write_figure(history, tmp_path / "a.png", 128)
     write_figure(history[:1], tmp_path / "b.png")
     assert {p.name for p in tmp_path.iterdir()} == {"a.png", "b.png"}
-
-
-def test_the_trainer_of_the_readme_runs_as_it_is_printed(tmp_path, monkeypatch):
-    """In a directory where the names it gives are folders with twins."""
-    from tests.twins.datasets import _parquet, _user
-    from tests.twins.models import MODELS
-
-    readme = (ROOT / "README.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "TEATrainer(" in block]
-    names = re.findall(r'"([\w.-]+/[\w.-]+)"', code)
-    for name in names:
-        path = tmp_path / name
-        if name in MODELS:
-            MODELS[name](path)
-        elif "load_dataset" in code and name.startswith("trl-lib/"):
-            _parquet(path, "train", [{"prompt": [_user("How long?")]}])
-    monkeypatch.chdir(tmp_path)
-    # What is not in the example: no GPU, and a few tokens of the 512 that are its default.
-    for field, value in (("use_cpu", True), ("bf16", False), ("max_completion_length", 8)):
-        original = TEAConfig.__init__
-        monkeypatch.setattr(
-            TEAConfig,
-            "__init__",
-            lambda self, *args, original=original, field=field, value=value, **kwargs: original(
-                self, *args, **{field: value, **kwargs}
-            ),
-        )
-    scope = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    trainer = scope["trainer"]
-    assert trainer.state.global_step == 3  # three epochs of one prompt
-    assert trainer.args.generation_batch_size == trainer.num_generations == 16
-    assert (tmp_path / "outputs" / "tea" / "training.png").is_file()
