@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 # Environments of their own: the lowest versions that pyproject.toml allows; an install without extras.
 LOWEST := .venv-lowest
 BASE := .venv-base
+WHEEL := .venv-wheel
 TEST_TOOLS = $$(grep -E '^(pytest|pytest-xdist|hypothesis)==' constraints.txt) 'setuptools>=77'
 TESTS ?= tests
 
-.PHONY: help demo demo-smollm2 test test-adapters test-lowest test-base test-installs lint docs bench bench-quick bench-report clean
+.PHONY: help demo demo-smollm2 test test-adapters test-lowest test-base test-installs test-wheel lint docs bench bench-quick bench-report clean
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
@@ -18,6 +19,7 @@ help:
 	@echo "make test           run all tests"
 	@echo "make test-lowest    the same on the lowest versions that are allowed; TESTS='tests/...' runs only those"
 	@echo "make test-base      try an install without extras"
+	@echo "make test-wheel     build the package, install and try the wheel on the lowest and the newest versions"
 	@echo "make test-installs  ask pip what tea can be installed beside"
 	@echo "make test-adapters  install verl, SkyRL and the others beside (1 GB), run the adapters on them, write the table"
 	@echo "make lint           ruff, formatting and types"
@@ -70,6 +72,17 @@ test-base: $(BASE)/.ready
 test-installs: $(READY)
 	$(BIN)/python -m pytest tests/install -m registry
 
+test-wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	for set in constraints-lowest.txt constraints.txt; do \
+		$(PYTHON) -m venv --clear $(WHEEL) && \
+		$(WHEEL)/bin/python -m pip install --quiet -c $$set torch && \
+		$(WHEEL)/bin/python -m pip install --quiet -c $$set dist/*.whl && \
+		(cd dist && ../$(WHEEL)/bin/python ../tests/install/smoke.py) && \
+		$(WHEEL)/bin/python -m pip install --quiet -c $$set "$$(ls dist/*.whl)[trl]" && \
+		(cd dist && ../$(WHEEL)/bin/python ../tests/install/smoke.py) || exit 1; done
+
 test-adapters: $(READY)
 	$(BIN)/python -m tests.adapters.frameworks
 
@@ -94,5 +107,5 @@ bench-report: $(READY)
 	$(BIN)/python -m benchmarks.training.report
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(BASE) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(BASE) $(WHEEL) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,14 @@
 """The versions that pyproject.toml allows are the ones that the tests run with."""
 
+import os
 import warnings
 
 import pytest
+import yaml
 
+import tea
 from tests.install import lowest
+from tests.install.lowest import ROOT
 
 
 def test_lowest_constraints_are_the_lower_bounds():
@@ -54,3 +58,18 @@ def test_untested_version_of_trl_is_said_with_the_range(monkeypatch, installed, 
     assert len(messages) == warns
     for message in messages:
         assert message.startswith(f"trl {installed} is installed, tea was tested with 1.9 to 1.16.0: ")
+
+
+def test_the_version_stands_everywhere_the_same():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == tea.__version__
+    assert f'version = "{tea.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert changelog.startswith("# Changelog\n\n## Unreleased") or f"\n## {tea.__version__}" in changelog
+
+
+def test_the_workflow_runs_what_ci_runs():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert {"run": ".ci/run"} in workflow["jobs"]["tests"]["steps"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
