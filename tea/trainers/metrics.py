@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tea.estimators import tail_statistics
 from tea.estimators.binary import pass_at_n_forecast
+from tea.estimators.tensors import values_are_readable
 
 
 def best_of_n_forecast(
@@ -17,12 +18,17 @@ def best_of_n_forecast(
     If the rewards of all prompts are 0 or 1, pass@N under the Beta posterior, see
     :func:`tea.estimators.binary.pass_at_n_forecast`; else of a Gaussian upper tail.
     """
-    missing = torch.isnan(rewards)
-    one = rewards == 1
-    all_binary = (missing | one | (rewards == 0)).all()
     gaussian = tail_statistics(rewards, target_n, tail_fraction).best_of_n
+    return _forecast(rewards, gaussian, target_n, max_reward)
+
+
+def _forecast(rewards: Tensor, gaussian: Tensor, target_n: float, max_reward: float | None) -> Tensor:
+    missing, one = torch.isnan(rewards), rewards == 1
+    all_binary = (missing | one | (rewards == 0)).all()
     if max_reward is not None:
         gaussian = gaussian.clamp(max=max_reward)
+    if values_are_readable(rewards) and not all_binary:
+        return gaussian
     passes = pass_at_n_forecast(torch.where(missing, torch.nan, one.to(gaussian.dtype)), target_n)
     return torch.where(all_binary, passes, gaussian)
 
@@ -56,7 +62,7 @@ def tail_metrics(
     tail = tail_statistics(rewards, target_n, tail_fraction)
     values = torch.stack(
         (
-            best_of_n_forecast(rewards, target_n, tail_fraction, max_reward).nanmean(),
+            _forecast(rewards, tail.best_of_n, target_n, max_reward).nanmean(),
             tail.mean.nanmean(),
             tail.std.nanmean(),
             (advantages == 0).all(dim=1).float().mean(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,29 @@ class RunWarning(UserWarning):
     """A run goes wrong."""
 
 
+@dataclass
+class _Series:
+    """Both ends of what has been logged under one name."""
+
+    count: int = 0
+    first: list[float] = field(default_factory=list)
+    last: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.last.append(value)
+        if self.count <= _WINDOW:
+            self.first.append(value)
+
+    @property
+    def early(self) -> float:
+        return float(np.mean(self.first))
+
+    @property
+    def late(self) -> float:
+        return float(np.mean(self.last))
+
+
 class Watcher(TrainerCallback):
     """Warns, once each, of what makes going on with a run a waste; writes `training.png` at the end.
 
@@ -62,6 +87,12 @@ class Watcher(TrainerCallback):
     def __init__(self, watched: tuple[str, ...] = ()) -> None:
         self.watched = watched  # names of rewards with weight 0
         self._warned: set[str] = set()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen = 0  # entries of the log that have been looked at: a log of 100,000 is not read again every step
+        self._series: dict[str, _Series] = {}
+        self._curve: tuple[int, dict[Any, float]] | None = None  # the last one measured
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Look at what has been logged so far."""
@@ -74,56 +105,73 @@ class Watcher(TrainerCallback):
 
     def findings(self, history: list[dict[str, Any]]) -> list[tuple[str, str]]:
         """(name, message) of everything that is wrong with a log so far."""
+        if len(history) < self._seen:
+            self._forget()
+        self._take_in(history[self._seen :])
+        self._seen = len(history)
         found = []
-        degenerate = _series(history, "tea/frac_degenerate_groups")
-        if len(degenerate) >= _WINDOW and (share := _late(degenerate)) > 0.5:
+        degenerate = self._of("tea/frac_degenerate_groups")
+        if degenerate.count >= _WINDOW and degenerate.late > 0.5:
             found.append(
                 (
                     "degenerate",
-                    f"in {share:.0%} of the groups all advantages are zero: these rollouts teach nothing. Rewards may "
-                    "be tied or saturated (`tea diagnose`); harder prompts, more generations or a smaller N help",
+                    f"in {degenerate.late:.0%} of the groups all advantages are zero: these rollouts teach nothing. "
+                    "Rewards may be tied or saturated (`tea diagnose`); harder prompts, more generations or a smaller "
+                    "N help",
                 )
             )
-        spread = _series(history, "reward_std")
-        if len(spread) >= 2 * _WINDOW and _late(spread) < 0.1 * _early(spread):
+        spread = self._of("reward_std")
+        if spread.count >= 2 * _WINDOW and spread.late < 0.1 * spread.early:
             found.append(
                 (
                     "spread",
-                    f"the standard deviation of rewards has fallen from {_early(spread):.3g} to {_late(spread):.3g}: "
+                    f"the standard deviation of rewards has fallen from {spread.early:.3g} to {spread.late:.3g}: "
                     "responses have become alike, and best of N has nothing left to choose from. Lower learning_rate, "
                     "or raise beta or temperature",
                 )
             )
-        kl = _series(history, "kl")
-        if len(kl) >= 2 * _WINDOW and (_late(kl) > 10 or _late(kl) > max(100 * _early(kl), 1)):
+        kl = self._of("kl")
+        if kl.count >= 2 * _WINDOW and (kl.late > 10 or kl.late > max(100 * kl.early, 1)):
             found.append(
-                ("kl", f"KL to the reference model is {_late(kl):.3g} per token: lower learning_rate or raise beta")
+                ("kl", f"KL to the reference model is {kl.late:.3g} per token: lower learning_rate or raise beta")
             )
-        found += self._forecast(history, spread)
-        reward = _series(history, "reward")
+        found += self._forecast(spread)
+        reward = self._of("reward")
         for name in self.watched:
-            gold, gold_std = _series(history, f"rewards/{name}/mean"), _series(history, f"rewards/{name}/std")
-            if min(len(gold), len(gold_std), len(reward), len(spread)) < 2 * _WINDOW:
+            gold, gold_std = self._of(f"rewards/{name}/mean"), self._of(f"rewards/{name}/std")
+            if min(gold.count, gold_std.count, reward.count, spread.count) < 2 * _WINDOW:
                 continue
-            rises = _late(reward) - _early(reward) > 0.5 * _early(spread)
-            if rises and _early(gold) - _late(gold) > 0.5 * _early(gold_std):
+            rises = reward.late - reward.early > 0.5 * spread.early
+            if rises and gold.early - gold.late > 0.5 * gold_std.early:
                 found.append(
                     (
                         f"gold {name}",
-                        f"{name} has fallen from {_early(gold):.3g} to {_late(gold):.3g} while the reward rose from "
-                        f"{_early(reward):.3g} to {_late(reward):.3g}: the reward is being gamed. Stop, or raise beta",
+                        f"{name} has fallen from {gold.early:.3g} to {gold.late:.3g} while the reward rose from "
+                        f"{reward.early:.3g} to {reward.late:.3g}: the reward is being gamed. Stop, or raise beta",
                     )
                 )
         return found
 
-    @staticmethod
-    def _forecast(history: list[dict[str, Any]], spread: list[float]) -> list[tuple[str, str]]:
-        forecast, curves = _series(history, "tea/best_of_n"), measured_curves(history)
-        if not curves or len(forecast) < _WINDOW or len(spread) < _WINDOW:
+    def _of(self, key: str) -> _Series:
+        return self._series.setdefault(key, _Series())
+
+    def _take_in(self, entries: list[dict[str, Any]]) -> None:
+        gold = [f"rewards/{name}/{what}" for name in self.watched for what in ("mean", "std")]
+        for key in ("tea/frac_degenerate_groups", "tea/best_of_n", "reward", "reward_std", "kl", *gold):
+            for entry in entries:
+                if entry.get(key) is not None:  # TRL logs None where there was nothing to average
+                    self._of(key).add(float(entry[key]))
+        for step, curve in measured_curves(entries):
+            if self._curve is None or step >= self._curve[0]:
+                self._curve = step, curve
+
+    def _forecast(self, spread: _Series) -> list[tuple[str, str]]:
+        forecast = self._of("tea/best_of_n")
+        if self._curve is None or min(forecast.count, spread.count) < _WINDOW:
             return []
-        step, curve = curves[-1]
-        true, said, std = curve.get("n", next(reversed(curve.values()))), _late(forecast), _late(spread)
-        if step == 0 or abs(said - true) <= 3 * std:
+        step, curve = self._curve
+        true, said = curve.get("n", next(reversed(curve.values()))), forecast.late
+        if step == 0 or abs(said - true) <= 3 * spread.late:
             return []
         return [
             (
@@ -136,7 +184,7 @@ class Watcher(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the figure, if anything was logged."""
-        if state.is_world_process_zero and _series(state.log_history, "reward"):
+        if state.is_world_process_zero and any(e.get("reward") is not None for e in state.log_history):
             write_figure(state.log_history, Path(args.output_dir) / FIGURE_FILE, getattr(args, "target_n", None))
 
 
@@ -169,16 +217,3 @@ def write_figure(history: list[dict[str, Any]], path: Path, target_n: int | None
     partial = path.with_name(f"{path.stem}.partial.png")
     figure.savefig(partial, dpi=120)
     os.replace(partial, path)
-
-
-def _series(history: list[dict[str, Any]], key: str) -> list[float]:
-    # TRL logs None where there was nothing to average.
-    return [float(entry[key]) for entry in history if entry.get(key) is not None]
-
-
-def _early(series: list[float]) -> float:
-    return float(np.mean(series[:_WINDOW]))
-
-
-def _late(series: list[float]) -> float:
-    return float(np.mean(series[-_WINDOW:]))

@@ -238,6 +238,25 @@ def test_a_healthy_run_is_left_alone():
     assert Watcher(watched=("gold",)).findings(history) == []
 
 
+def test_an_entry_of_the_log_is_read_once():
+    """A run of 100,000 logged steps must not read all of them again at every step."""
+    history = logs(
+        reward=lambda i: i / 10, reward_std=lambda i: 2.0 if i < 12 else 0.1, kl=lambda i: 0.01 * 3**i,
+        tea__best_of_n=9.0, tea__frac_degenerate_groups=lambda i: i / 20,
+        rewards__gold__mean=lambda i: -i, rewards__gold__std=1.0,
+    )  # fmt: skip
+    history.insert(12, {"step": 12, "eval_best_of_1": 1.0, "eval_best_of_n": 1.5})
+    watcher, grown = Watcher(watched=("gold",)), []
+    for entry in history:
+        grown.append(entry)
+        assert watcher.findings(grown) == Watcher(watched=("gold",)).findings(history[: len(grown)])
+        grown[-1] = None
+    assert {name for name, _ in Watcher(watched=("gold",)).findings(history)} == {
+        "degenerate", "spread", "kl", "forecast", "gold gold"
+    }  # fmt: skip
+    assert watcher.findings([]) == []  # another run
+
+
 def test_measured_curves_and_their_figure(tmp_path):
     history = [
         {"step": 5, "tea/best_of_n": 9.0, "reward": 1.0, "reward_std": 0.5},
