@@ -2,13 +2,16 @@
 
     python -m benchmarks.speed.step                  # CPU, a few minutes on an idle machine
     python -m benchmarks.speed.step --device cuda    # not run yet
+    python -m benchmarks.speed.step --model smollm2  # SmolLM2-135M, tens of minutes on a core
 
-The trainers run in one process and take turns after every step, each with the same tiny model, prompts, seed and state
-of the random number generators. The learning rate is 0, so that all generate the same completions whatever their
-advantages; that they do is checked. So a ratio is of the same step, seconds apart. A step lasts until the next begins:
-rollouts, rewards, advantages, loss, update and log. CPU seconds are those of the process, which do not count the time
-that others take a busy machine for. Peak memory is what tensors hold at most over what they held before, from torch's
-own record of every allocation. Writes results/step-<device>.json and the table of README.md.
+The trainers run in one process and take turns after every step, in an order that is drawn anew every round (who comes
+after whom decides what is in the caches), each with the same model, prompts, seed and state of the random number
+generators. TRL's trainer is there twice: its second row shows the error of the measurement. The learning rate is 0, so
+that all generate the same completions whatever their advantages; that they do is checked. So a ratio is of the same
+step, seconds apart. A step lasts until the next begins: rollouts, rewards, advantages, loss, update and log. CPU
+seconds are those of the process, which do not count the time that others take a busy machine for. Peak memory is what
+tensors hold at most over what they held before, from torch's own record of every allocation. Writes
+results/step-<name>.json and the table of README.md.
 """
 
 from __future__ import annotations
@@ -22,23 +25,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from datasets import Dataset
 from scipy import stats
-from transformers import TrainerCallback, set_seed
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
+from benchmarks.language.model import prepare as smollm2
 from benchmarks.record import describe, environment, replace_section, table, write_json
 from benchmarks.speed.run import HERE
 from tea.trainers import AdvantageTrainer, TEAConfig, TEATrainer
 from tests.reference.tiny import tiny_llama, tiny_tokenizer
 
-PROMPTS, GENERATIONS, TOKENS = 8, 16, 48
-WARMUP, STEPS = 3, 100
+WARMUP = 2
 TRAINERS = {
     "TRL's GRPOTrainer": GRPOTrainer,
+    "the same, again": GRPOTrainer,
     'AdvantageTrainer("grpo")': AdvantageTrainer,
     "TEATrainer": TEATrainer,
 }
@@ -49,30 +54,51 @@ def reward(completions: list[str], **kwargs: Any) -> list[float]:
     return [text.count("o") / 4 + len(text) / 40 for text in completions]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a step is made of."""
+
+    prompts: int
+    generations: int
+    tokens: int
+    steps: int
+    options: dict[str, Any] = field(default_factory=dict)  # of the training arguments
+
+
+SETTINGS = {
+    "tiny": Setting(prompts=8, generations=16, tokens=48, steps=100),
+    # Without the optimizer's state, of which four models would fill a small machine's memory; it is the same for all.
+    "smollm2": Setting(2, 8, 16, 12, {"model_init_kwargs": {"dtype": "bfloat16"}, "optim": "sgd"}),
+}
+
+
 class Turns:
-    """Lets trainers that run in threads take one step each, in an order that is reversed every round."""
+    """Lets trainers that run in threads take one step each, in an order that is drawn anew every round."""
 
     def __init__(self, count: int) -> None:
+        self.random = random.Random(0)
         self.count = count
-        self.slot = 0
+        self.order: list[int] = []
+        self._draw()
         self.failed = False
         self.changed = threading.Condition()
 
-    def _owner(self) -> int:
-        turn, place = divmod(self.slot, self.count)
-        return place if turn % 2 == 0 else self.count - 1 - place
+    def _draw(self) -> None:
+        self.order += self.random.sample(range(self.count), self.count)
 
     def wait(self, index: int) -> None:
         """Return when it is the turn of trainer `index`."""
         with self.changed:
-            self.changed.wait_for(lambda: self.failed or self._owner() == index)
+            self.changed.wait_for(lambda: self.failed or self.order[0] == index)
         if self.failed:
             raise RuntimeError("another trainer failed")
 
     def done(self) -> None:
         """Hand over."""
         with self.changed:
-            self.slot += 1
+            self.order.pop(0)
+            if not self.order:
+                self._draw()
             self.changed.notify_all()
 
     def give_up(self) -> None:
@@ -112,12 +138,14 @@ class Clock(TrainerCallback):
         self.start = self._now()
 
 
-def build(trainer: type[GRPOTrainer], model: str, folder: str, device: str, steps: int) -> GRPOTrainer:
+def build(
+    trainer: type[GRPOTrainer], model: str, folder: str, device: str, setting: Setting, steps: int
+) -> GRPOTrainer:
     options: dict[str, Any] = {
         "output_dir": folder,
-        "num_generations": GENERATIONS,
-        "per_device_train_batch_size": PROMPTS * GENERATIONS,
-        "max_completion_length": TOKENS,
+        "num_generations": setting.generations,
+        "per_device_train_batch_size": setting.prompts * setting.generations,
+        "max_completion_length": setting.tokens,
         "max_steps": steps,
         "learning_rate": 0.0,
         "logging_steps": 1,
@@ -128,6 +156,7 @@ def build(trainer: type[GRPOTrainer], model: str, folder: str, device: str, step
         "gradient_checkpointing": False,
         "disable_tqdm": True,
         "seed": 11,
+        **setting.options,
     }
     config = GRPOConfig if trainer is GRPOTrainer else TEAConfig
     words = ["the quick", "brown fox", "jumps", "over the", "lazy dog", "the fox", "quick dog", "a brown"]
@@ -137,14 +166,15 @@ def build(trainer: type[GRPOTrainer], model: str, folder: str, device: str, step
         reward_funcs=reward,
         args=config(**options),
         train_dataset=dataset,
-        processing_class=tiny_tokenizer(),
+        processing_class=AutoTokenizer.from_pretrained(model),
     )
 
 
-def side_by_side(model: str, folder: str, device: str, steps: int, threads: int) -> dict[str, dict[str, Any]]:
+def side_by_side(model: str, folder: str, device: str, setting: Setting, threads: int) -> dict[str, dict[str, Any]]:
     """Wall and CPU seconds of every step of every trainer, and the lengths of what it generated."""
     turns = Turns(len(TRAINERS))
-    built = [build(trainer, model, folder, device, WARMUP + steps + 1) for trainer in TRAINERS.values()]
+    steps = WARMUP + setting.steps + 1
+    built = [build(trainer, model, folder, device, setting, steps) for trainer in TRAINERS.values()]
     clocks = [Clock(turns, i, device) for i in range(len(built))]
     errors: list[BaseException] = []
 
@@ -203,8 +233,8 @@ def _peak(profile: torch.profiler.profile) -> int:
     return most
 
 
-def peak_bytes(trainer: type[GRPOTrainer], model: str, folder: str, device: str) -> int:
-    built = build(trainer, model, folder, device, WARMUP)
+def peak_bytes(trainer: type[GRPOTrainer], model: str, folder: str, device: str, setting: Setting) -> int:
+    built = build(trainer, model, folder, device, setting, WARMUP)
     with contextlib.redirect_stdout(io.StringIO()), tensor_peak(device) as peak:
         built.train()
     return peak()
@@ -217,15 +247,22 @@ def median_interval(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(ordered), ordered[low], ordered[n - 1 - low]
 
 
-def measure(device: str, steps: int, threads: int) -> dict[str, Any]:
+def prepare(name: str, folder: str) -> str:
+    """Path of the model of that name."""
+    if name == "smollm2":
+        return str(smollm2())
+    tokenizer = tiny_tokenizer()
+    tiny_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def measure(device: str, name: str, setting: Setting, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = tiny_tokenizer()
-        model = f"{folder}/model"
-        tiny_llama(tokenizer).save_pretrained(model)
-        tokenizer.save_pretrained(model)
-        found = side_by_side(model, folder, device, steps, threads)
-        peak_bytes(GRPOTrainer, model, folder, device)  # the first one fills caches
-        peaks = {name: peak_bytes(of, model, folder, device) for name, of in TRAINERS.items()}
+        model = prepare(name, f"{folder}/model")
+        found = side_by_side(model, folder, device, setting, threads)
+        peak_bytes(GRPOTrainer, model, folder, device, setting)  # the first one fills caches
+        peaks = {name: peak_bytes(of, model, folder, device, setting) for name, of in TRAINERS.items()}
     base = next(iter(TRAINERS))
     if any(of["lengths"] != found[base]["lengths"] for of in found.values()):
         raise RuntimeError("the trainers generated different completions: their times cannot be compared")
@@ -240,7 +277,7 @@ def measure(device: str, steps: int, threads: int) -> dict[str, Any]:
         cells.append(cell)
     return {
         "environment": {**environment(), "threads": threads},
-        "setting": {"prompts": PROMPTS, "generations": GENERATIONS, "tokens": TOKENS, "steps": steps},
+        "setting": asdict(setting),
         "cells": cells,
     }
 
@@ -265,14 +302,18 @@ def render(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--model", choices=list(SETTINGS), default="tiny")
+    parser.add_argument("--steps", type=int, help="counted steps of each trainer")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = measure(arguments.device, arguments.steps, arguments.threads)
+    setting = SETTINGS[arguments.model]
+    setting = replace(setting, steps=arguments.steps or setting.steps)
+    name = f"step-{arguments.device}" + ("" if arguments.model == "tiny" else f"-{arguments.model}")
+    result = measure(arguments.device, arguments.model, setting, arguments.threads)
     (HERE / "results").mkdir(exist_ok=True)
-    write_json(HERE / "results" / f"step-{arguments.device}.json", result)
-    replace_section(HERE / "README.md", f"step-{arguments.device}", "\n" + render(result) + "\n")
+    write_json(HERE / "results" / f"{name}.json", result)
+    replace_section(HERE / "README.md", name, "\n" + render(result) + "\n")
     print(render(result))
 
 
