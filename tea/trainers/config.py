@@ -1,4 +1,7 @@
-"""Training arguments: TRL's, and what the estimators need."""
+"""Training arguments: TRL's, and what the estimators need.
+
+Long, because every option is said twice: in the docstring, and in the help of the command line.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,14 @@ class TEAConfig(GRPOConfig):
         share_prompts: Run every prompt through the model once for all of its rollouts, when sampling with transformers
             and in the training pass (see `tea.trainers.shared_prompts`): several times faster where prompts are longer
             than completions. The same gradients, to the order of summation; other random draws than TRL's.
+        off_policy_correction: For `max_at_k` with several optimizer steps per generation (`num_iterations`,
+            `steps_per_generation`): compute the advantages anew before every step but the first, each subset of a
+            group weighed by its probability under the current policy over that when it was sampled (see
+            `tea.max_at_k_off_policy_advantages`; a rollout's own ratio stays the loss's). Costs a pass without
+            gradients over all rollouts of the generation for each of these steps. Where every rollout is trained on
+            once, by the policy that sampled it, it changes nothing.
+        off_policy_clip: c >= 1: the ratios of whole completions that weigh the subsets are clipped to [1 / c, c], which
+            trades variance for bias. None: not clipped.
         eval_best_of_n_steps: Every so many optimizer steps, and before the first, sample the held-out prompts
             (`eval_dataset`) and measure best-of-N. Sets `eval_strategy`, `eval_steps`, `eval_on_start` and, unless
             given, `metric_for_best_model` ("best_of_n"); such an evaluation takes the place of TRL's. With
@@ -151,6 +162,17 @@ class TEAConfig(GRPOConfig):
             "help": "Run every prompt through the model once for all of its rollouts. Faster where prompts are longer "
             "than completions; needs sdpa attention, and no vLLM."
         },
+    )
+    off_policy_correction: bool = field(
+        default=False,
+        metadata={
+            "help": "max_at_k with num_iterations or steps_per_generation > 1: weigh the subsets of a group by "
+            "importance ratios, at the cost of one more forward pass per step."
+        },
+    )
+    off_policy_clip: float | None = field(
+        default=2.0,
+        metadata={"help": "c: these ratios, of whole completions, are clipped to [1 / c, c]."},
     )
     eval_best_of_n_steps: int | None = field(
         default=None,
@@ -240,6 +262,8 @@ class TEAConfig(GRPOConfig):
         check_schedule(self.target_n_schedule)
         check_memory_size("reward_memory", self.reward_memory, minimum=0)
         check_memory_size("max_unusable_batches", self.max_unusable_batches, minimum=0)
+        if self.off_policy_clip is not None and not self.off_policy_clip >= 1:
+            raise ValueError(f"off_policy_clip must be at least 1, or None for no clipping, got {self.off_policy_clip}")
         self.normalize_advantages = _normalization(self.normalize_advantages)
         if self.scale_rewards not in ("auto", "group", "batch", "none"):
             raise ValueError(f"scale_rewards must be auto, group, batch or none, got {self.scale_rewards!r}")

@@ -31,6 +31,7 @@ from tea.estimators.schedule import scheduled_target_n
 from tea.trainers.auto import memory_for_auto
 from tea.trainers.config import TEAConfig
 from tea.trainers.errors import told_to_user
+from tea.trainers.off_policy import check_off_policy
 
 AdvantageEstimator = Callable[..., Tensor]
 
@@ -103,6 +104,8 @@ class EstimatesAdvantages:
             raise TypeError(f"advantage_estimator must be a name or a callable, got {type(chosen)}")
         if remembered > 0 and chosen != "auto":
             check_uses_memory(self.advantage_estimator)
+        if options is not None:
+            check_off_policy(options, self.advantage_estimator)
         self.reward_memory = RewardMemory(remembered) if remembered > 0 else None
         self._most_rewards = args.num_generations + remembered  # that the estimator has to do with
         configured_normalize = options.normalize_advantages if options is not None else None

@@ -1,7 +1,7 @@
 """TRL's GRPO trainer with checkpoints that are complete or absent, and an exact resume.
 
-With `trainer.py`, `sharing.py` and `held_out.py` this is where private methods of TRL's and transformers' trainers are
-used; ``tests/trainers/test_hook.py`` names what a new version has moved.
+With `trainer.py`, `sharing.py`, `held_out.py` and `off_policy.py` this is where private methods of TRL's and
+transformers' trainers are used; ``tests/trainers/test_hook.py`` names what a new version has moved.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _OPTIONS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "world_size"),
     *("num_generations", "num_iterations", "max_completion_length", "temperature", "top_p", "top_k"),
     *("learning_rate", "lr_scheduler_type", "optim", "loss_type", "beta", "epsilon", "scale_rewards"),
+    *("off_policy_correction", "off_policy_clip"),
 )
 
 

@@ -1,7 +1,7 @@
 """TRL's GRPO trainer with the advantage estimator as a parameter.
 
-With `resumable.py`, `sharing.py` and `held_out.py` beside it, all use of private methods of TRL's and transformers'
-trainers.
+With `resumable.py`, `sharing.py`, `held_out.py` and `off_policy.py` beside it, all use of private methods of TRL's and
+transformers' trainers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tea.trainers.guards import UsableRewards
 from tea.trainers.held_out import MeasuresBestOfN
 from tea.trainers.identity import task_key
 from tea.trainers.metrics import tail_metrics
+from tea.trainers.off_policy import CorrectsOffPolicy
 from tea.trainers.rewards import checked_rewards
 from tea.trainers.sharing import SharesPrompts
 from tea.trainers.watch import Watcher
@@ -55,7 +56,7 @@ class _KeyedMemory:
         self.trainer._key_columns = state.get("key_columns", _OLD_KEY_COLUMNS)
 
 
-class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts):
+class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts, CorrectsOffPolicy):
     """[`~trl.GRPOTrainer`] whose advantages come from any estimator.
 
     Everything else is TRL's: generation, reward functions and their weights, loss, KL, clipping, logging. Logged
@@ -68,6 +69,8 @@ class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts):
     - ``tea/frac_binary_groups``: share of groups whose rewards are all 0 or 1;
     - ``tea/advantage_time``: seconds per generation batch spent on the advantages;
     - ``tea/target_n``: the N that is trained for at this step, if it is annealed;
+    - ``tea/off_policy_effective_share``: with `args.off_policy_correction`, effective sample size of the rollouts by
+      their importance ratios, as a share of their number; ``tea/off_policy_clipped``: share of ratios clipped;
     - ``tea/memory_rewards``: remembered rewards that were used, per prompt, with `args.reward_memory`.
 
     With `args.reward_memory` the rewards of a task's earlier visits, in `self.reward_memory`, count with those of
@@ -268,6 +271,7 @@ class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts):
         local = len(output["advantages"])
         first = self.accelerator.process_index * local
         output["advantages"] = flat[first : first + local]
+        self._keep_for_correction(output, rewards)
         logged = self._logs["advantages"]  # TRL has just appended GRPO's
         for _ in range(min(len(logged), len(flat))):
             logged.pop()

@@ -32,6 +32,21 @@ def test_advantages_are_one_per_completion():
     assert 'advantages = inputs["advantages"]' in source
 
 
+def test_rollouts_keep_what_is_added_to_them():
+    """`tea/trainers/off_policy.py`: TRL shuffles and splits every tensor, and keeps log-probabilities of sampling."""
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    for line in (
+        "generation_batch = shuffle_sequence_dict(generation_batch)",
+        "generation_batches = split_tensor_dict(generation_batch, self.args.steps_per_generation)",
+    ):
+        assert line in source, f"TRL's _prepare_inputs no longer has: {line}"
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert "if self.args.gradient_accumulation_steps % generate_every != 0" in source
+    assert 'output["old_per_token_logps"] = old_per_token_logps' in source
+    parameters = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert parameters[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
+
+
 def test_checkpoints_are_written_and_read_by_these():
     assert list(inspect.signature(GRPOTrainer._save_checkpoint).parameters) == ["self", "model", "trial"]
     assert list(inspect.signature(GRPOTrainer._load_optimizer_and_scheduler).parameters) == ["self", "checkpoint"]

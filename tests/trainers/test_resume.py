@@ -60,9 +60,15 @@ def module_tmp(tmp_path_factory):
         ({**REUSED, "reward_memory": 8}, (1, 2, 3, 4, 8, 11), 4),
         (ACCUMULATED, (1, 2, 3, 4, 8), None),
         ({"dataloader_num_workers": 1, "dataloader_prefetch_factor": 2}, (6,), 1),
-        ({"use_peft": True, **REUSED}, (9,), 4),
+        ({"use_peft": True, **REUSED, "off_policy_correction": True}, (9,), 4),
     ],
-    ids=["one step per generation", "reused rollouts and memory", "uneven accumulation", "workers", "lora"],
+    ids=[
+        "one step per generation",
+        "reused rollouts and memory",
+        "uneven accumulation",
+        "workers",
+        "lora and correction",
+    ],
 )
 def test_any_step_of_any_epoch(build, tmp_path, options, steps, per_cycle):
     options = dict(options)
