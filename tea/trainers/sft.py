@@ -129,20 +129,62 @@ def check_completions(dataset: Any) -> None:
             raise ValueError(f"row {row} of the dataset has no completion, got {completion!r}: nothing to learn from")
 
 
+def bonbon_options(n: int, tokens: float, alpha: float = 0.005) -> dict[str, Any]:
+    r"""Options of TRL's [`~trl.DPOConfig`] that make its loss BoNBoN's, for pairs of best and worst of n samples.
+
+    .. math::
+        \alpha \, (-\log \pi(y^+)) + (1 - \alpha) \left( \log \frac{\pi(y^+)}{\pi_0(y^+)}
+        - \log \frac{\pi(y^-)}{\pi_0(y^-)} - (n - 1) \sum_{j=1}^{n-1} \frac{1}{j} \right)^2
+
+    The last term is what the difference of the two log-ratios is on average where the policy is best of n of the
+    reference: nothing is left to tune but alpha. TRL divides both losses by the number of tokens; with beta and the
+    weights for completions of that length its loss is this one. Where lengths differ, a longer pair counts for less and
+    its difference is asked to be larger in proportion. Source: BoNBoN, arXiv 2406.00832, whose alpha is the default.
+
+        pairs = best_and_worst("outputs/eval")  # of n = 64 samples per prompt
+        options = bonbon_options(64, np.mean(pairs["chosen_tokens"] + pairs["rejected_tokens"]))
+        DPOTrainer(model, DPOConfig(output_dir="outputs/bonbon", **options), train_dataset=pairs).train()
+
+    Args:
+        n: Samples per prompt that best and worst were taken from, at least 2.
+        tokens: Mean number of trained tokens in a completion, the end of sequence among them; above 0.
+        alpha: Weight of fine-tuning on the best one, in [0, 1].
+
+    Returns:
+        ``loss_type``, ``beta`` and ``loss_weights``.
+
+    Raises:
+        ValueError: On an argument out of range.
+
+    Checked by ``tests/trainers/test_sft.py``.
+    """
+    if not isinstance(n, int) or n < 2:
+        raise ValueError(f"n must be an integer of at least 2, got {n!r}: best and worst of one sample are the same")
+    if not tokens > 0:
+        raise ValueError(f"tokens must be above 0, got {tokens!r}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha!r}")
+    target = (n - 1) * sum(1 / j for j in range(1, n))
+    return {
+        "loss_type": ["sft", "ipo"],
+        "beta": float(tokens / (2 * target)),
+        "loss_weights": [float(alpha * tokens), float((1 - alpha) * tokens**2)],
+    }
+
+
 def best_and_worst(path: str | os.PathLike[str], reward: str | None = None) -> Dataset:
     """Pairs for preference training from a finished ``tea eval``: of each prompt the best and the worst sample.
 
-    The data of BoNBoN (arXiv 2406.00832): fine-tuning on the best of n, contrastive on best against worst. Train on
-    it with TRL: ``DPOTrainer`` with ``DPOConfig(loss_type=["ipo", "sft"], loss_weights=[...])``. TRL's "ipo" averages
-    over tokens, so that BoNBoN's closed form of beta for n does not carry over.
+    The data of BoNBoN (arXiv 2406.00832): fine-tuning on the best of n, contrastive on best against worst. Train on it
+    with TRL's ``DPOTrainer`` and :func:`bonbon_options`.
 
     Args:
         path: Directory of the evaluation.
         reward: Which reward; may be left out if there is one.
 
     Returns:
-        Columns prompt, chosen, rejected, chosen_reward, rejected_reward; one row per prompt whose rewards differ. A
-        warning says how many had none to tell apart.
+        Columns prompt, chosen, rejected; chosen_reward, rejected_reward; chosen_tokens, rejected_tokens, their lengths.
+        One row per prompt whose rewards differ; a warning says how many had none to tell apart.
 
     Raises:
         FileNotFoundError: If there is no finished evaluation.
@@ -174,6 +216,8 @@ def best_and_worst(path: str | os.PathLike[str], reward: str | None = None) -> D
                 "rejected": samples["completion"][worst],
                 "chosen_reward": float(values[best]),
                 "rejected_reward": float(values[worst]),
+                "chosen_tokens": int(samples["num_tokens"][best]),
+                "rejected_tokens": int(samples["num_tokens"][worst]),
             }
         )
     if not rows:

@@ -9,9 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from tea.trainers.sft import PassAtNSFTConfig, PassAtNSFTTrainer, best_and_worst, check_completions, log_pass_at_n
+from tea.trainers.sft import (
+    PassAtNSFTConfig,
+    PassAtNSFTTrainer,
+    best_and_worst,
+    bonbon_options,
+    check_completions,
+    log_pass_at_n,
+)
+from tests.reference.tiny import tiny_llama
 
 F64 = torch.float64
 
@@ -125,7 +133,7 @@ def test_best_and_worst_of_an_evaluation(tmp_path):
             "sample_id": [0, 1, 2] * 2,
             "prompt": ["p"] * 3 + ["q"] * 3,
             "completion": ["x", "y", "z", "u", "v", "w"],
-            "num_tokens": [1] * 6,
+            "num_tokens": [1, 2, 3] * 2,
             "finished": [True] * 6,
             "rewards/r": [0.5, 2.0, -1.0, 1.0, 1.0, 1.0],
         }
@@ -135,9 +143,61 @@ def test_best_and_worst_of_an_evaluation(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 prompts have no two samples of different reward"):
         pairs = best_and_worst(tmp_path)
     assert pairs.to_list() == [
-        {"prompt": "p", "chosen": "y", "rejected": "z", "chosen_reward": 2.0, "rejected_reward": -1.0}
+        {
+            **{"prompt": "p", "chosen": "y", "rejected": "z", "chosen_reward": 2.0, "rejected_reward": -1.0},
+            **{"chosen_tokens": 2, "rejected_tokens": 3},
+        }
     ]
     with pytest.raises(ValueError, match="got 'other'; the evaluation has: r"):
         best_and_worst(tmp_path, "other")
     with pytest.raises(FileNotFoundError, match="not the output directory of an evaluation"):
         best_and_worst(tmp_path / "nothing")
+
+
+def test_bonbon_is_the_loss_of_the_paper(tmp_path, model_path, tokenizer):
+    """TRL's trainer with our options against the formula, on completions of one length."""
+    rows = {"prompt": ["the ", "over "], "chosen": ["1234", "5678"], "rejected": ["9876", "1111"]}
+    n, alpha, length = 6, 0.2, 5  # four digits and the end of sequence
+    reference = tiny_llama(tokenizer, seed=3)
+    trainer = DPOTrainer(
+        model_path,
+        ref_model=reference,
+        args=settings(DPOConfig, tmp_path, **bonbon_options(n, length, alpha)),
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=tokenizer,
+    )
+    model = trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(model, batch)
+    found = torch.autograd.grad(loss, list(model.parameters()))
+
+    def log_prob(of, prompt, completion):
+        prompt = tokenizer(prompt)["input_ids"]
+        completion = [*tokenizer(completion)["input_ids"], tokenizer.eos_token_id]
+        assert len(completion) == length
+        logits = of(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None]).sum()
+
+    total = 0.0
+    for prompt, chosen, rejected in zip(*rows.values(), strict=True):
+        best, worst = log_prob(model, prompt, chosen), log_prob(model, prompt, rejected)
+        with torch.no_grad():
+            base = log_prob(reference, prompt, chosen) - log_prob(reference, prompt, rejected)
+        target = (n - 1) * (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)
+        total += -alpha * best + (1 - alpha) * (best - worst - base - target) ** 2
+    expected = torch.autograd.grad(total / 2, list(model.parameters()))
+    assert loss.item() == pytest.approx(total.item() / 2, rel=1e-4)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_difference_that_bonbon_asks_for():
+    """What best of n of the reference has on average: its log density at the best minus that at the worst."""
+    n = 5
+    ranks = torch.rand(200_000, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    difference = (n - 1) * (ranks.amax(1).log() - ranks.amin(1).log())
+    asked = 1 / (2 * bonbon_options(n, 1)["beta"])
+    assert asked == pytest.approx(difference.mean().item(), abs=4 * difference.std().item() / 200_000**0.5)
+    for bad, message in [((1, 5), "n must be"), ((4, 0), "tokens must be"), ((4, 5, 1.5), "alpha must be")]:
+        with pytest.raises(ValueError, match=message):
+            bonbon_options(*bad)
