@@ -2,8 +2,8 @@
 
     python -m benchmarks.language.demo [--seed 1]
 
-One task (least common multiples), the same rollouts and updates for both, each stage a command of `tea`, and the report
-of `tea compare` at the end. Interrupted, it goes on with the stage that it was in.
+One task (sums of two numbers, without a solved example), the same rollouts and updates for both, each stage a command
+of `tea`, and the report of `tea compare` at the end. Interrupted, it goes on with the stage that it was in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.language.methods import SHARED
 from benchmarks.language.model import prepare
 from benchmarks.language.run import check_memory, sample, tea, train, write_data
 
-TASK, METHODS = "lcm", ("grpo", "pass_at_n_kl")
+TASK, METHODS = "chain_sum", ("grpo", "pass_at_n_kl")
 NUM_SAMPLES = 128
 # Shares of the whole, measured on two cores; they set the estimate of what is left.
 MINUTES = {"train": 7.0, "evaluate": 3.0}

@@ -43,7 +43,7 @@ def _fluency(sentences: list[str]) -> list[float]:
     import torch
 
     model, tokenizer = _untrained()
-    start = tokenizer.bos_token_id
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     found = []
     for first in range(0, len(sentences), 256):
         rows = [tokenizer(text)["input_ids"] for text in sentences[first : first + 256]]

@@ -1,13 +1,16 @@
 """The benchmark on a language model: its tasks, its tables, and the runner end to end on a tiny twin."""
 
 import json
+import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy import stats
 
-from benchmarks.language import model, report, run
-from benchmarks.language.tasks import TASKS
+from benchmarks.language import model, report, reward_model, rewards, run
+from benchmarks.language.tasks import TASKS, task
 from tests.reference.tiny import tiny_llama, tiny_tokenizer
 
 
@@ -28,7 +31,6 @@ def test_held_out_prompts_are_not_trained_on(name):
 
 @pytest.mark.parametrize("name", ["lcm", "lcm_zero_shot", "gcd"])
 def test_answers_are_right(name):
-    import math
     import re
 
     if name != "gcd":
@@ -88,6 +90,56 @@ def test_runs_through_train_and_eval_once(twin, capsys, monkeypatch):
     assert not (twin / "out" / "gcd-pass_at_n-1-1e-05-1-4" / "model").exists()
     monkeypatch.setattr(run, "tea", lambda *a, **k: pytest.fail("it ran again"))
     run.main(arguments)
+
+
+@pytest.mark.slow
+def test_a_learned_reward_and_the_gold_beside_it(twin, monkeypatch):
+    """From pairs over a reward model to curves of both rewards; all in small."""
+    cache = twin / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(reward_model, "prepare_model", lambda: twin / "twin")
+    monkeypatch.setattr(task, "NUM_TRAIN", 12)
+    monkeypatch.setattr(task, "NUM_HELD_OUT", 3)
+    monkeypatch.setattr(reward_model, "HELD_OUT", 4)
+    # A twin with random weights never writes a given word: the gold score is the length.
+    monkeypatch.setattr(
+        reward_model, "words_used_fluently", lambda texts, prompts: [float(len(text)) for text in texts]
+    )
+    (twin / "length.py").write_text(
+        "def words_used_fluently(completions, **columns):\n    return [float(len(text)) for text in completions]\n"
+    )
+    monkeypatch.setattr(run, "REWARDS", twin / "length.py")
+    learned = reward_model.prepare
+    monkeypatch.setattr(reward_model, "prepare", lambda: learned(cache / "sentence-reward-model"))
+    arguments = ["--tasks", "sentence_learned", "--methods", "eb_bon", "--seeds", "1", "--max-steps", "1"]
+    arguments += ["--num-samples", "16", "--work-dir", str(twin / "out"), "--rows", str(twin / "rows.jsonl"), "--keep"]
+    run.main(arguments)
+    base, trained = run.read_rows(twin / "rows.jsonl")
+    assert np.shape(base["reward"]) == np.shape(base["gold"]) == np.shape(trained["gold"]) == (3, 3)  # N = 1, 4, 16
+    (folder,) = (twin / "out").glob("*eb_bon*")
+    samples = pq.read_table(folder / "eval" / "samples.parquet").to_pandas()
+    for i, (_, group) in enumerate(samples.groupby("prompt_id")):
+        best = group["rewards/selected"].idxmax()
+        assert trained["reward"][i][2] == pytest.approx(group["rewards/selected"][best], abs=1e-4)
+        assert trained["gold"][i][2] == pytest.approx(group["rewards/gold"][best], abs=1e-4)
+        assert group["rewards/gold"].nunique() > 1
+        assert trained["gold"][i][0] == pytest.approx(group["rewards/gold"].mean(), abs=1e-4)
+
+
+def test_score_of_a_sentence_against_one_sentence_at_a_time(twin, monkeypatch):
+    """Words counted by hand; fluency from the model's own loss, one sentence at a time, without padding."""
+    monkeypatch.setattr(model, "prepare", lambda: twin / "twin")
+    rewards._untrained.cache_clear()
+    prompts = ["Words: a, b, c, d, e\nSentence: x\n\nWords: cat, dog, sun, sea, hat\nSentence:"] * 4
+    texts = [" The Cat, the dog.\n", "sunny sea", "", " nothing of it\n"]
+    found = rewards.words_used_fluently(texts, prompts)
+    language_model, tokenizer = rewards._untrained()
+    for text, used, score in zip(texts[:2], (2 / 5, 1 / 5), found[:2], strict=True):
+        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text.strip())["input_ids"]]])
+        loss = language_model(ids, labels=ids).loss.float().item()
+        assert score == pytest.approx(used * math.exp(-loss / 2), rel=0.02)  # in bfloat16
+    assert found[2:] == [0.0, 0.0]
+    rewards._untrained.cache_clear()
 
 
 def test_too_little_memory(monkeypatch):
