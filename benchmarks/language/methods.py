@@ -27,6 +27,7 @@ LEARNING_RATES = (3e-6, 1e-5, 3e-5)
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"advantage_estimator": "grpo"},
     "dr_grpo": {"advantage_estimator": "dr_grpo", "scale_rewards": "none"},
+    "max_rl": {"advantage_estimator": "max_rl"},
     "max_at_m": {"advantage_estimator": "max_at_k", "k": M},
     "pass_at_n": {"advantage_estimator": "pass_at_n"},
     "eb_bon": {"advantage_estimator": "eb_bon"},
@@ -35,6 +36,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "max_at_2m_memory": {"advantage_estimator": "max_at_k", "k": 2 * M, "reward_memory": M},
     # Held to the untrained model, which keeps answers that training has not seen succeed.
     "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
+    # A quarter of the rollouts per prompt, and four times the prompts.
+    "grpo_m4": {"advantage_estimator": "grpo", "num_generations": 4},
+    "pass_at_n_kl_m4": {"advantage_estimator": "pass_at_n", "beta": 0.06, "num_generations": 4},
     # What the defaults were: every batch divided by its own scale, every group too, gradients clipped to one norm.
     "pass_at_n_old_scale": {
         "advantage_estimator": "pass_at_n",
