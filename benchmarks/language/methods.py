@@ -26,6 +26,7 @@ LEARNING_RATES = (3e-6, 1e-5, 3e-5)
 
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"advantage_estimator": "grpo"},
+    "grpo_kl": {"advantage_estimator": "grpo", "beta": 0.06},
     "dr_grpo": {"advantage_estimator": "dr_grpo", "scale_rewards": "none"},
     "max_rl": {"advantage_estimator": "max_rl"},
     "max_at_m": {"advantage_estimator": "max_at_k", "k": M},
@@ -47,4 +48,4 @@ METHODS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 1.0,
     },
 }
-MAIN = ("grpo", "pass_at_n", "pass_at_n_kl")
+MAIN = ("grpo", "grpo_kl", "pass_at_n", "pass_at_n_kl")
