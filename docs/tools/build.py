@@ -122,7 +122,7 @@ def notebook(path: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in resources["outputs"].items():
         (folder / f"{path.stem}_{name}").write_bytes(data)
-        text = text.replace(f"]({name})", f"]({path.stem}_{name})")
+        text = text.replace(f"![png]({name})", f"![What the code above draws]({path.stem}_{name})")
     return text
 
 
