@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from tea.trainers.errors import UserError
 
 HELD_OUT_FILE = "held_out.jsonl"
 DATA_FILE = "data.json"
+
+# Of a streamed test split, which may have no end.
+_MOST_STREAMED = 10_000
 
 
 @dataclass
@@ -69,6 +73,8 @@ def load_training_data(
         notes.append(f"held out by seed {seed}: {len(held_out):,} prompts")
     elif evaluated or dataset_args.test_split_size is not None:
         held_out = _chosen(splits, script_args.dataset_test_split, script_args, notes, length)
+        if isinstance(held_out, IterableDataset):
+            held_out = _read(held_out, script_args.dataset_test_split, script_args.deduplicate, notes)
     if held_out is not None:
         train = _without_leaks(train, held_out, script_args.held_out_overlap, notes)
     if isinstance(train, Dataset):
@@ -227,12 +233,24 @@ def _hold_out_of_stream(train: IterableDataset, wanted: float) -> tuple[Iterable
     )
 
 
-def _without_leaks(train: Any, held_out: Any, overlap: str, notes: list[str]) -> Any:
-    if isinstance(held_out, IterableDataset):
-        notes.append("held-out prompts are streamed: not checked against the training data")
-        return train
+def _read(stream: IterableDataset, split: str, deduplicate: str, notes: list[str]) -> Dataset:
+    """The rows of a streamed test split: they are looked for among the training data, and written to the run."""
+    rows = list(itertools.islice(stream, _MOST_STREAMED + 1))
+    if not rows:
+        raise UserError(f"nothing is left of split {split!r}")
+    cut = len(rows) > _MOST_STREAMED
+    held_out = Dataset.from_list(rows[:_MOST_STREAMED])
+    if deduplicate != "none":
+        held_out = _deduplicated(held_out, whole_row=deduplicate == "row")
+    first = f"of the first {_MOST_STREAMED:,} rows of the stream, " if cut else ""
+    notes.append(f"{split}: {first}{len(held_out):,} held-out prompts")
+    return held_out
+
+
+def _without_leaks(train: Any, held_out: Dataset, overlap: str, notes: list[str]) -> Any:
     held = {prompt_fingerprint(prompt) for prompt in held_out["prompt"]}
-    if isinstance(train, IterableDataset):  # checked row by row as it comes
+    if isinstance(train, IterableDataset):
+        notes.append("held-out prompts are left out of the training data as it comes")
         return train.filter(lambda row: prompt_fingerprint(row["prompt"]) not in held)
     leaked = [i for i, prompt in enumerate(train["prompt"]) if prompt_fingerprint(prompt) in held]
     if not leaked:

@@ -7,6 +7,7 @@ import pytest
 from datasets import IterableDataset
 from trl import DatasetMixtureConfig
 
+from tea.trainers import selection
 from tea.trainers.arguments import TrainArguments
 from tea.trainers.data import to_prompt
 from tea.trainers.errors import UserError
@@ -185,7 +186,7 @@ def test_held_out_of_a_stream(tmp_path):
         load(path, held_out=0.5, dataset_streaming=True)
 
 
-def test_a_held_out_prompt_in_training_is_found(tmp_path):
+def test_a_held_out_prompt_in_training_is_found(tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     write(tmp_path / "d" / "train.jsonl", [{"prompt": user(q)} for q in questions(10)])
     # With a system prompt and other white space it is the same prompt.
@@ -197,8 +198,13 @@ def test_a_held_out_prompt_in_training_is_found(tmp_path):
     assert data.train["prompt"][:] == [user(q) for i, q in enumerate(questions(10)) if i != 4]
     assert "1 training prompts are left out because they are in the held-out data" in data.notes
     streamed = load(str(tmp_path / "d"), evaluated=True, dataset_streaming=True)
-    assert len(list(streamed.train)) == 10  # a streamed test split cannot be checked, and that is said
-    assert "held-out prompts are streamed: not checked against the training data" in streamed.notes
+    assert streamed.held_out["prompt"][:] == [hidden, user("new")]
+    assert [row["prompt"] for row in streamed.train] == data.train["prompt"][:]
+    assert "held-out prompts are left out of the training data as it comes" in streamed.notes
+    monkeypatch.setattr(selection, "_MOST_STREAMED", 1)
+    streamed = load(str(tmp_path / "d"), evaluated=True, dataset_streaming=True)
+    assert streamed.held_out["prompt"][:] == [hidden]
+    assert "test: of the first 1 rows of the stream, 1 held-out prompts" in streamed.notes
 
 
 def test_fingerprints_tell_prompts_apart():
