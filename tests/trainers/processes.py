@@ -64,13 +64,16 @@ def run(spec):
     )
     progress = Progress(output / "progress.txt", spec.get("slow_step", 0.0))
     trainer.add_callback(progress)
+    began = time.monotonic()
     trainer.train(resume_from_checkpoint=resume)
+    seconds = time.monotonic() - began
     if trainer.stopped_by is None:
         trainer.save_final_model()
     record = {
         "batches": getattr(trainer, "batches", None),
         "log": trainer.state.log_history,
         "stopped_by": trainer.stopped_by,
+        "seconds": seconds,
         "memory": None,
     }
     if trainer.reward_memory is not None:
@@ -102,18 +105,23 @@ class Progress(TrainerCallback):
 
 
 def _pretend_cpus_are_gpus():
-    """Accelerate leaves FSDP out where the processes run on CPUs; FSDP2 itself does not mind."""
+    """Accelerate leaves FSDP and DeepSpeed out where the processes run on CPUs; they themselves do not mind."""
     PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
 
     def set_device(self):
         self.device = torch.device("cpu")
 
     PartialState.set_device = set_device
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        import deepspeed  # noqa: F401
+
+        # Collectives in shared memory, which inference alone uses: a compiler would be started for them.
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
 
 
 def _child(spec, environment):
     os.environ.update(environment)
-    if "ACCELERATE_USE_FSDP" in environment:
+    if {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(environment):
         _pretend_cpus_are_gpus()
     log = Path(spec["output"]) / f"log_{environment.get('RANK', '0')}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)

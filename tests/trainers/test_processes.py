@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM
 from tea.trainers.checkpoints import newest_complete
 from tests.trainers import conftest, processes
 
-RUN = {"advantage_estimator": "max_at_k", "k": 6, "reward_memory": 8, "max_steps": 10, "save_strategy": "steps"}
+RUN = {
+    "advantage_estimator": "max_at_k",
+    "k": 6,
+    "reward_memory": 8,
+    "num_iterations": 2,
+    "max_steps": 10,
+    "save_strategy": "steps",
+}
 
 
 def assert_same_weights(a, b):
@@ -40,11 +47,17 @@ def wait_for(path, text, process, timeout=60):
         time.sleep(0.002)
 
 
-def test_sigterm_saves_within_the_step_and_exits_with_0(tmp_path, model_path):
-    options = {**RUN, "num_iterations": 2, "save_steps": 100}
-    whole = {"model": model_path, "output": tmp_path / "whole", "options": options}
-    (record,) = train(whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model_path):
+    """A run that nothing interrupts, and how long it trained."""
+    output = tmp_path_factory.mktemp("whole")
+    (record,) = train({"model": model_path, "output": output, "options": {**RUN, "save_steps": 100}})
     assert record["stopped_by"] is None
+    return output, record["seconds"]
+
+
+def test_sigterm_saves_within_the_step_and_exits_with_0(tmp_path, model_path, whole):
+    options = {**RUN, "save_steps": 100}
     stopped = {"model": model_path, "output": tmp_path / "stopped", "options": options, "slow_step": 0.3}
     (process,) = processes.start(stopped)
     wait_for(stopped["output"] / "progress.txt", "step 4", process)  # in the fifth step, the third of an epoch
@@ -56,22 +69,18 @@ def test_sigterm_saves_within_the_step_and_exits_with_0(tmp_path, model_path):
     assert newest_complete(stopped["output"]) == (stopped["output"] / "checkpoint-5", {})
     del stopped["slow_step"]
     train({**stopped, "options": {**options, "resume_from_checkpoint": "auto"}})
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert_same_weights(whole[0], tmp_path / "stopped")
 
 
-def test_killed_at_random_moments(tmp_path, model_path):
-    """A run that is killed over and over; then the next one, until there have been TEA_KILLS (6) of them.
+def test_killed_at_random_moments(tmp_path, model_path, whole):
+    """A run that is killed over and over; then the next one, until there have been TEA_KILLS (4) of them.
 
     TEA_KILLS=50 python -m pytest tests/trainers/test_processes.py -k killed
     """
-    kills = int(os.environ.get("TEA_KILLS", "6"))
+    kills = int(os.environ.get("TEA_KILLS", "4"))
     chance = random.Random(0)
-    options = {**RUN, "save_steps": 1, "save_total_limit": 2, "num_iterations": 2}
-    whole = {"model": model_path, "output": tmp_path / "whole", "options": options}
-    began = time.monotonic()
-    train(whole)
-    events = (tmp_path / "whole" / "progress.txt").read_text().split("\n")
-    step = (time.monotonic() - began) / 2 / len(events)
+    options = {**RUN, "save_steps": 1, "save_total_limit": 2}
+    uninterrupted, seconds = whole
     runs = done = 0
     while done < kills:
         runs += 1
@@ -87,7 +96,7 @@ def test_killed_at_random_moments(tmp_path, model_path):
             (process,) = processes.start(spec)
             while process.is_alive() and not (progress.exists() and progress.read_text().count("begin") > lives):
                 time.sleep(0.002)
-            process.join(chance.uniform(0, 6 * step))
+            process.join(chance.uniform(0, 0.6 * seconds))
             finished = process.exitcode is not None
             if finished:
                 processes.finish([process], spec)
@@ -102,7 +111,7 @@ def test_killed_at_random_moments(tmp_path, model_path):
             if done >= kills:
                 train(spec)
                 finished = True
-        assert_same_weights(tmp_path / "whole", spec["output"])
+        assert_same_weights(uninterrupted, spec["output"])
         lines = [line.split() for line in progress.read_text().split("\n")[:-1]]
         # Every life began where the last checkpoint had been left, at most one step back.
         for before, (event, step_number) in itertools.pairwise(lines):
@@ -118,7 +127,6 @@ SHARED = {
     **RUN,
     "steps_per_generation": 2,
     "gradient_accumulation_steps": 2,
-    "num_iterations": 2,
     "max_steps": 7,
     "save_steps": 5,
     "eval_strategy": "steps",
@@ -208,6 +216,32 @@ def test_fsdp2_trains_like_one_process_and_resumes(tmp_path, model_path, one_pro
     assert {"pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/__1_0.distcp"} <= set(files)
     resumed = two(model_path, tmp_path / "resumed", use_cpu=False, resume_from_checkpoint=str(checkpoint))
     train(resumed, 2, **FSDP2)
+    assert_same_weights(tmp_path / "two", tmp_path / "resumed")
+
+
+ZERO3 = {
+    "DS_ACCELERATOR": "cpu",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "true",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+}
+
+
+def test_zero3_trains_like_one_process_and_resumes(tmp_path, model_path, one_process):
+    pytest.importorskip("deepspeed")
+    output, one = one_process
+    records = train(two(model_path, tmp_path / "two", use_cpu=False), 2, **ZERO3)
+    assert_same_training(one, records)
+    assert_nearly_the_same_weights(output, tmp_path / "two")
+    checkpoint = tmp_path / "two" / "checkpoint-5"
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    names = [
+        f"zero_pp_rank_{rank}_mp_rank_00_{kind}.pt" for rank in (0, 1) for kind in ("model_states", "optim_states")
+    ]
+    assert {f"global_step5/{name}" for name in names} <= set(files)
+    resumed = two(model_path, tmp_path / "resumed", use_cpu=False, resume_from_checkpoint=str(checkpoint))
+    train(resumed, 2, **ZERO3)
     assert_same_weights(tmp_path / "two", tmp_path / "resumed")
 
 
