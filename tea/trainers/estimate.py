@@ -1,21 +1,36 @@
 """What a run will take, before it starts: memory, rollouts, steps and hours. `docs/memory.md` has the formulas.
 
-They are estimates: memory to some ten per cent where activations do not dominate, hours to a factor of two.
+They are estimates: hours to a factor of two; what memory came to where it was measured is in `docs/train.md`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import trl
+from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig, get_peft_config
 
 from tea.trainers.config import TEAConfig
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+
+# Bytes that one token of one layer leaves for the backward pass, for every unit of: hidden size, size of the gated MLP,
+# heads of queries and of keys x their size, the same again where these are normalised (Qwen3). Counted from the tensors
+# that PyTorch saves for Llama and Qwen3 (sdpa attention), see tests/trainers/test_estimate.py.
+_SAVED = {
+    "float32": (24.0, 16.0, 8.0, 8.0),
+    "float32 under autocast": (26.0, 8.0, 4.0, 6.0),
+    "bfloat16": (18.0, 8.0, 5.0, 4.0),
+}
+
+# Tokens and words that TRL's fused head works on at a time.
+_HEAD_TILE = (4096, 32768)
 
 # An 80 GB H100 as training reaches it, not as it is sold.
 FLOPS = 4e14  # bfloat16 operations per second
@@ -31,8 +46,10 @@ class Sizes:
     Args:
         parameters: Of the whole model, adapters included.
         trained: Of them, those that are trained.
-        layers, hidden, vocabulary: Of the transformer.
-        cache_per_token: Bytes of keys and values of one token, in 16 bits.
+        layers, hidden, intermediate, vocabulary: Of the transformer.
+        attention: Heads of queries and of keys, times their size.
+        normalised_attention: Queries and keys are normalised.
+        cache_per_token: Bytes of keys and values of one token, as wide as the weights.
         weight_bytes: Bytes per parameter in memory.
         trained_bytes: Bytes per trained parameter in memory.
     """
@@ -41,6 +58,9 @@ class Sizes:
     trained: int
     layers: int
     hidden: int
+    intermediate: int
+    attention: int
+    normalised_attention: bool
     vocabulary: int
     cache_per_token: float
     weight_bytes: float
@@ -65,17 +85,18 @@ def sizes_of(config: Any, model_args: ModelConfig) -> Sizes:
     weight = _BYTES.get(dtype, 4.0)
     heads = text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    quantised = model_args.load_in_4bit or model_args.load_in_8bit
     return Sizes(
         parameters=parameters,
         trained=trained,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        attention=(heads + key_heads) * head_dim,
+        normalised_attention=any(name.endswith("q_norm") for name, _ in model.named_modules()),
         vocabulary=text.vocab_size,
-        cache_per_token=2
-        * 2
-        * text.num_hidden_layers
-        * (getattr(text, "num_key_value_heads", None) or heads)
-        * head_dim,
+        cache_per_token=2 * text.num_hidden_layers * key_heads * head_dim * (2.0 if quantised else weight),
         # nf4 with its constants; adapters are float32 however the base is stored.
         weight_bytes=0.55 if model_args.load_in_4bit else 1.05 if model_args.load_in_8bit else weight,
         trained_bytes=4.0 if peft_config is not None else weight,
@@ -95,33 +116,76 @@ def checkpoint_bytes(sizes: Sizes) -> float:
     return sizes.trained * (sizes.trained_bytes + 8.0)
 
 
-def memory(sizes: Sizes, args: TEAConfig, prompt_length: float, reward: float) -> dict[str, float]:
-    """Bytes per process, by what they are for. `reward`: those of reward models."""
+def memory(sizes: Sizes, args: TEAConfig, prompt_length: float, reward: float) -> dict[str, dict[str, float]]:
+    """Bytes per process: all the time, while training, and while generating, by what they are for.
+
+    Args:
+        sizes: Of the policy.
+        args: Of the run.
+        prompt_length: Tokens of the longest prompts.
+        reward: Bytes of reward models.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     sharded = world if os.environ.get("ACCELERATE_USE_FSDP") == "true" or args.deepspeed_plugin is not None else 1
-    length = prompt_length + (args.max_completion_length or 0)
+    completion = args.max_completion_length or 0
+    length = prompt_length + completion
     batch = args.per_device_train_batch_size
     frozen = sizes.parameters - sizes.trained
-    parts = {
+    always = {
         "weights": (frozen * sizes.weight_bytes + sizes.trained * sizes.trained_bytes) / sharded,
-        "gradients": sizes.trained * sizes.trained_bytes / sharded,
         "AdamW": sizes.trained * 8.0 / sharded,
-        "reward models": reward / sharded,
     }
-    if args.bf16 and sizes.weight_bytes == 4.0:
-        parts["bfloat16 copy under autocast"] = sizes.parameters * 2.0 / sharded
+    if reward:
+        always["reward models"] = reward / sharded
+    if args.bf16 and sizes.trained_bytes == 4.0:
+        always["bfloat16 copy under autocast"] = sizes.trained * 2.0 / sharded
     if args.beta != 0.0 and sizes.trained == sizes.parameters:
-        parts["reference model"] = sizes.parameters * sizes.weight_bytes / sharded
-    layer = batch * length * sizes.hidden
+        always["reference model"] = sizes.parameters * sizes.weight_bytes / sharded
+
+    wide = sizes.weight_bytes == 4.0  # so is what one layer hands to the next
+    saved = _SAVED["bfloat16" if not wide else "float32 under autocast" if args.bf16 else "float32"]
+    units = (sizes.hidden, sizes.intermediate, sizes.attention, sizes.attention * sizes.normalised_attention)
+    layer = sum(unit * size for unit, size in zip(units, saved, strict=True))
+    training = {"gradients": sizes.trained * sizes.trained_bytes / sharded}
     if args.gradient_checkpointing:
-        parts["activations (checkpointed)"] = layer * (2.0 * sizes.layers + 34.0)
+        kept = sizes.layers * sizes.hidden * (4.0 if wide else 2.0)
+        training["activations (checkpointed)"] = batch * length * (kept + layer)
     else:
-        parts["activations"] = layer * 34.0 * sizes.layers
-    parts["logits"] = batch * (args.max_completion_length or 0) * sizes.vocabulary * 4.0 * 2
+        training["activations"] = batch * length * sizes.layers * layer
+    training["logits"] = _logits(sizes, args, batch * length, batch * completion)
+    if args.gradient_accumulation_steps == 1:
+        # The gradients come into being while activations and logits go.
+        gradients = training.pop("gradients")
+        training["gradients beyond these"] = max(0.0, gradients - sum(training.values()))
+
+    generating = {}
     if not args.use_vllm:
-        rows = batch * args.steps_per_generation
-        parts["keys and values while generating"] = rows * length * sizes.cache_per_token
-    return parts
+        rows = rows_together(args)
+        generating["keys and values"] = rows * length * sizes.cache_per_token
+        generating["sampling"] = 12.0 * rows * sizes.vocabulary
+    return {"": always, "while training": training, "while generating": generating}
+
+
+def _logits(sizes: Sizes, args: TEAConfig, tokens: int | float, completion: int | float) -> float:
+    """Bytes at the output of a batch of so many tokens, of which `completion` are trained on."""
+    if not hasattr(trl.trainer.utils, "add_fused_lm_head"):
+        return 12.0 * completion * sizes.vocabulary
+    # TRL's fused head works on tiles. On a CPU it takes all positions, and several float32 copies of a tile.
+    tile = min(tokens if args.use_cpu else completion, _HEAD_TILE[0]) * min(sizes.vocabulary, _HEAD_TILE[1])
+    gradient = 4.0 * sizes.vocabulary * sizes.hidden if sizes.trained == sizes.parameters else 0.0
+    return gradient + tile * (32.0 if args.use_cpu else 2.0 if args.bf16 else 4.0)
+
+
+def peak(parts: dict[str, dict[str, float]]) -> float:
+    """Bytes held at most: training and generating take turns."""
+    always, *turns = parts.values()
+    return sum(always.values()) + max(sum(part.values()) for part in turns)
+
+
+def rows_together(args: TEAConfig) -> int:
+    """Completions that a process samples at a time."""
+    rows = args.per_device_train_batch_size * args.steps_per_generation
+    return max(rows, args.per_device_eval_batch_size) if args.eval_strategy != "no" else rows
 
 
 def steps_and_rollouts(args: TEAConfig, prompts: int | None) -> tuple[int | None, int, int | None]:
@@ -139,19 +203,48 @@ def steps_and_rollouts(args: TEAConfig, prompts: int | None) -> tuple[int | None
     return steps, per_batch, None if steps is None else round(steps / serves) * per_batch
 
 
-def hours(sizes: Sizes, args: TEAConfig, prompt_length: float, rollouts: int, reward_parameters: int) -> float:
-    """Hours of a run on 80 GB H100s, one per process: every completion of full length."""
+def evaluations(args: TEAConfig, steps: int | None, held_out: int | None) -> tuple[int, int] | None:
+    """How often held-out prompts are sampled, and completions each time; None if that cannot be known."""
+    if args.eval_strategy == IntervalStrategy.NO:
+        return 0, 0
+    if held_out is None or steps is None:
+        return None
+    if args.eval_strategy == IntervalStrategy.STEPS:
+        every = args.eval_steps if args.eval_steps >= 1 else math.ceil(args.eval_steps * steps)
+        times = math.ceil(steps / every)  # the last step, too
+    else:
+        times = math.ceil(args.num_train_epochs)
+    times += bool(args.eval_on_start)
+    if args.eval_best_of_n_steps:
+        prompts = min(args.eval_best_of_n_prompts or held_out, held_out)
+        return times, prompts * (args.eval_best_of_n_samples or args.target_n)
+    return times, held_out * (args.num_generations_eval or args.num_generations)
+
+
+def hours(
+    sizes: Sizes, args: TEAConfig, prompt_length: float, rollouts: int, reward_parameters: int, measured: int = 0
+) -> float:
+    """Hours of a run on 80 GB H100s, one per process: every completion of full length.
+
+    Args:
+        sizes: Of the policy.
+        args: Of the run.
+        prompt_length: Tokens of a prompt, on average.
+        rollouts: Completions that are trained on.
+        reward_parameters: Of reward models.
+        measured: Completions of held-out prompts.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     completion = args.max_completion_length or 0
-    tokens = rollouts * (prompt_length + completion)
     # Forward 2, backward 4, forward again 2 with gradient checkpointing; a reward or reference model 2.
     training = (8 if args.gradient_checkpointing else 6) * args.num_iterations + (2 if args.beta else 0)
-    operations = tokens * (sizes.parameters * training + reward_parameters * 2)
-    rows = args.generation_batch_size / world
-    reading = sizes.parameters * 2.0 + rows * (prompt_length + completion / 2) * sizes.cache_per_token
-    launch = LAUNCH["vllm" if args.use_vllm else "transformers"] * sizes.layers
-    decoding = rollouts / args.generation_batch_size * completion * (reading / BANDWIDTH + launch)
-    return float(operations / FLOPS / world + decoding) / 3600
+    operations = rollouts * sizes.parameters * training + (rollouts + measured) * reward_parameters * 2
+    decoding = 0.0
+    for completions, rows in ((rollouts, args.generation_batch_size / world), (measured, rows_together(args))):
+        reading = sizes.parameters * 2.0 + rows * (prompt_length + completion / 2) * sizes.cache_per_token
+        launch = LAUNCH["vllm" if args.use_vllm else "transformers"] * sizes.layers
+        decoding += completions / (rows * world) * completion * (reading / BANDWIDTH + launch)
+    return float(operations * (prompt_length + completion) / FLOPS / world + decoding) / 3600
 
 
 def report(
@@ -164,8 +257,9 @@ def report(
     tokens = [length(prompt) for prompt in sample]
     mean = sum(tokens) / len(tokens)
     reward_parameters, in_reward = reward_bytes(rewards)
-    parts = memory(sizes, args, mean, in_reward)
+    parts = memory(sizes, args, max(tokens), in_reward)
     steps, per_batch, rollouts = steps_and_rollouts(args, prompts)
+    held_out = evaluations(args, steps, None if data.held_out is None else len(data.held_out))
     lines = [
         *data.notes,
         f"model: {sizes.parameters:,} parameters, {sizes.trained:,} of them trained",
@@ -174,14 +268,29 @@ def report(
         f"per generation batch, estimator {args.advantage_estimator}, N = {args.target_n}",
         f"steps: {'unknown: set max_steps' if steps is None else f'{steps:,}'}"
         + ("" if rollouts is None else f", {rollouts:,} rollouts in all"),
-        *(f"memory: {value / 1e9:6.2f} GB {name}" for name, value in parts.items()),
-        f"memory: {sum(parts.values()) / 1e9:6.2f} GB in all per process, estimated"
-        + (f", and vLLM's share of {args.vllm_gpu_memory_utilization:.0%} of the GPU" if _colocated(args) else ""),
+    ]
+    if held_out is not None and held_out[0]:
+        kind = "best-of-N" if args.eval_best_of_n_steps else "evaluation"
+        times, each = held_out
+        lines.append(f"{kind} on held-out prompts: {times:,} times {each:,} completions, {times * each:,} in all")
+    lines += [
+        f"memory: {value / 1e9:6.2f} GB {f'{name}, {when}' if when else name}"
+        for when, part in parts.items()
+        for name, value in part.items()
+    ]
+    lines += [
+        f"memory: {peak(parts) / 1e9:6.2f} GB at most per process, estimated: training and generating take turns"
+        + (f"; and vLLM's share of {args.vllm_gpu_memory_utilization:.0%} of the GPU" if _colocated(args) else ""),
         f"checkpoint: {checkpoint_bytes(sizes) / 1e9:.2f} GB",
     ]
     if rollouts is not None:
-        took = hours(sizes, args, mean, rollouts, reward_parameters)
-        lines.append(f"time: about {took:.1f} h on an 80 GB H100 per process if completions are of full length")
+        measured = math.prod(held_out) if held_out is not None else 0
+        took = hours(sizes, args, mean, rollouts, reward_parameters, measured)
+        without = took - hours(sizes, args, mean, rollouts, reward_parameters)
+        lines.append(
+            f"time: about {took:.1f} h on an 80 GB H100 per process if completions are of full length"
+            + (f", {without:.1f} h of them for held-out prompts" if measured else "")
+        )
     return lines
 
 

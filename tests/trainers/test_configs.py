@@ -10,6 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tea.trainers import arguments
+from tea.trainers.estimate import evaluations
 from tea.trainers.merge import merge_adapter
 from tea.trainers.script import main, parse
 from tests.twins import DATASETS, make_twin
@@ -79,6 +80,8 @@ def test_trains_saves_reloads_and_evaluates(path, twins, tmp_path):
     trainer = main(*parse(on_twins(path, twins, tmp_path / "run")))
     assert trainer.state.global_step == 2
     assert trainer.advantage_estimator.spec.name == yaml.safe_load(path.read_text())["advantage_estimator"]
+    # As often as a dry run would have said.
+    assert (len(trainer.best_of_n.history), 2 * 3) == evaluations(trainer.args, 2, 4)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
     prompt = trainer.train_dataset[0]["prompt"]

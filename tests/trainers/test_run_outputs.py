@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from trl import ModelConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tea.cli import app
-from tea.trainers import TEAConfig
 from tea.trainers.card import command_line
 from tea.trainers.errors import UserError
-from tea.trainers.estimate import checkpoint_bytes, hours, memory, sizes_of, steps_and_rollouts
 from tea.trainers.merge import merge_adapter
 from tea.trainers.script import command, main, parse
 from tea.trainers.watch import Watcher, measured_curves, write_figure
@@ -142,48 +139,10 @@ def test_dry_run_says_what_a_run_takes_and_writes_nothing(config_file, tmp_path,
     assert "training prompts: 6" in printed
     assert "rollouts: m = 4 for each of 2 prompts, 8 per generation batch, estimator ladder, N = 64" in printed
     assert "steps: 2, 16 rollouts in all" in printed
-    assert re.search(r"memory: +[\d.]+ GB in all per process, estimated", printed)
+    assert "best-of-N on held-out prompts: 3 times 128 completions, 384 in all" in printed
+    assert re.search(r"memory: +[\d.]+ GB at most per process, estimated", printed)
+    assert re.search(r"time: about [\d.]+ h on .*, [\d.]+ h of them for held-out prompts", printed)
     assert not list((tmp_path / "run").glob("*"))
-
-
-def test_sizes_of_a_full_and_a_lora_model(model_path):
-    config = AutoConfig.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    count = sum(p.numel() for p in model.parameters())
-    full = sizes_of(config, ModelConfig(dtype="float32"))
-    assert (full.parameters, full.trained, full.weight_bytes) == (count, count, 4.0)
-    # 2 layers, 1 key and value head of 16: keys and values of 2 bytes each.
-    assert full.cache_per_token == 2 * 2 * 1 * 16 * 2
-    assert checkpoint_bytes(full) == 12 * count
-    lora = sizes_of(
-        config, ModelConfig(dtype="bfloat16", use_peft=True, lora_r=4, lora_target_modules=["q_proj", "o_proj"])
-    )
-    # rank 4 on two square 32 x 32 projections of two layers
-    assert lora.trained == 2 * 2 * 4 * (32 + 32)
-    assert lora.parameters == count + lora.trained
-    assert (lora.weight_bytes, lora.trained_bytes) == (2.0, 4.0)
-
-
-def test_memory_by_hand(model_path):
-    sizes = sizes_of(AutoConfig.from_pretrained(model_path), ModelConfig(dtype="float32"))
-    args = TEAConfig(
-        output_dir="unused", use_cpu=True, bf16=False, num_generations=4, per_device_train_batch_size=8,
-        max_completion_length=10, gradient_checkpointing=False, max_steps=5,
-    )  # fmt: skip
-    parts = memory(sizes, args, prompt_length=6, reward=100.0)
-    count = sizes.parameters
-    assert parts["weights"] == parts["gradients"] == 4 * count
-    assert parts["AdamW"] == 8 * count
-    assert parts["reward models"] == 100
-    assert parts["activations"] == 8 * 16 * 32 * 34 * 2
-    assert parts["logits"] == 8 * 10 * sizes.vocabulary * 8
-    assert parts["keys and values while generating"] == 8 * 16 * sizes.cache_per_token
-    assert steps_and_rollouts(args, prompts=100) == (5, 8, 40)
-    # 2 prompts per generation batch, 8 of them an epoch, two updates of each batch, three epochs.
-    args.max_steps, args.num_iterations = -1, 2
-    assert steps_and_rollouts(args, prompts=17) == (48, 8, 192)
-    assert steps_and_rollouts(args, prompts=None) == (None, 8, None)
-    assert hours(sizes, args, 6.0, 192, 0) > hours(sizes, args, 6.0, 96, 0) > 0
 
 
 def logs(count=20, **series):
