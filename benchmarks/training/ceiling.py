@@ -32,7 +32,7 @@ from tea.estimators import get_estimator_spec
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "ceiling.json"
-SAMPLES = 1024
+SAMPLES = 512
 COMPARED = ("grpo", "max_at_m", "tea", "tea_published", "eb_bon", "max_at_2m_memory", "ladder_memory")
 
 

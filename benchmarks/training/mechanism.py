@@ -197,7 +197,7 @@ def past(name: str, m: int) -> int:
 def expected_weights(name: str, m: int, rewards: Tensor, orders: Sequence[Tensor]) -> Tensor:
     """(P, R) weight of every rollout in the expected gradient of groups of m, cut from it in each of these orders.
 
-    In batches of 256 as in training, since some learn from the batch; not divided by the root mean square of it, which
+    In batches of 256 as in training, since some learn from the batch; not divided by the scale of the run, which
     would add its own bias to that of the estimator.
     """
     prompts, count = rewards.shape

@@ -22,8 +22,8 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "ladder": ladder_advantages,
 }
 
-# In benchmarks/training ("Budget mismatch") eb_bon and the ladder with memory beat max@m at m = 4 and 8; at 16 and 64
-# they are not separate from it, and max@2m with memory has the best mean rank.
+# Up to here what sees beyond the group has much to win in benchmarks/training ("Budget mismatch"): 14 and 15 above max@m on
+# venture at m = 4. On blend it is behind, so that over all tasks the two are not separate.
 FEW_ROLLOUTS = 8
 # With fewer prompts the batch teaches eb_bon nothing.
 ENOUGH_PROMPTS = 8

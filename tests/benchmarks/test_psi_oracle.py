@@ -54,5 +54,6 @@ def test_the_loop_hands_over_further_rewards_and_trains_on_the_same_rollouts():
 def test_is_in_the_plans_at_the_learning_rate_of_max_at_m():
     for plan in ("main", "mismatch"):
         assert any(cell.method == PSI_ORACLE for cell in run.PLANS[plan](["survey"], [6]))
-    assert run.tuned_as(PSI_ORACLE) == "max_at_m"
+    assert run.tuned_as(PSI_ORACLE, "survey") == "max_at_m"
+    assert [run.tuned_as(name, "dice") for name in ("eb_bon", "grpo", "max_rl")] == ["max_at_m", "grpo", "grpo"]
     assert METHODS[PSI_ORACLE].advantages(16, 128) == PsiOracle(128)

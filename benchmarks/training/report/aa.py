@@ -21,7 +21,10 @@ def section_aa(results: Results) -> Section:
     found["differences"] = {}
     parts, decided = [], []
     for other, why in (
-        (SAME[1], "the same estimator up to a factor, which the division by the batch's root mean square removes"),
+        (
+            SAME[1],
+            "the same estimator up to a factor, which the division by the run's largest root mean square removes",
+        ),
         (OTHER_ROLLOUTS, "the same method on the same tasks, base models and prompts, with another seed of sampling"),
     ):
         rows = []

@@ -13,7 +13,7 @@ from benchmarks.training.report.ranks import rank
 from benchmarks.training.report.results import Results
 from benchmarks.training.run import M, N
 
-# The same estimator up to a factor, which the division by the batch's root mean square takes out.
+# The same estimator up to a factor, which the division by the run's scale takes out.
 SAME = ("max_at_m", "bon_max_second")
 REFERENCE = "eb_bon"  # of ours, in the plans that do not run every method
 NOT_RUN = "Not run yet."

@@ -15,7 +15,7 @@ def section_gold(results: Results) -> Section:
     with_gold = [
         task for task in results.tasks if any("gold" in row for row in results.reported if row["task"] == task)
     ]
-    ns = (1, 16, N, 512)
+    ns = (1, 16, N)
     parts, found = [], {}
     for task in with_gold:
         rows, decimals = [], results.decimals(task)

@@ -7,12 +7,25 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import table
-from benchmarks.training.methods import MAIN, OURS, PSI_ORACLE
+from benchmarks.training.methods import MAIN, ORACLE_SAMPLES, OURS, PSI_ORACLE
 from benchmarks.training.report.common import NOT_RUN, SAME, Section, noise, show
-from benchmarks.training.report.intervals import paired, t_interval
+from benchmarks.training.report.intervals import BySeed, paired, t_interval
 from benchmarks.training.report.ranks import rank
 from benchmarks.training.report.results import Results
 from benchmarks.training.run import N
+
+
+def _balanced(values: dict[str, BySeed]) -> dict[str, BySeed]:
+    """At the seeds that all have; without the ceiling where it has fewer, which the section on it compares."""
+    methods = [of for name, of in values.items() if name != PSI_ORACLE]
+    shared = set.intersection(*map(set, methods)) if methods else set()
+    if not shared:
+        return values
+    return {
+        name: {seed: of[seed] for seed in sorted(shared)}
+        for name, of in values.items()
+        if name != PSI_ORACLE or shared <= of.keys()
+    }
 
 
 def section_main(results: Results) -> Section:
@@ -25,7 +38,7 @@ def section_main(results: Results) -> Section:
     columns: dict[str, dict[str, str]] = {}
     found: dict[str, Any] = {"methods": {}, "best_of_ours": best}
     for task in results.tasks:
-        values = {name: of for name in methods if (of := results.values(task, name))}
+        values = _balanced({name: of for name in methods if (of := results.values(task, name))})
         allowed = [name for name in values if name != PSI_ORACLE]
         top = max(allowed, key=lambda name: float(np.mean([*values[name].values()])), default=None)
         columns[task] = {}
@@ -69,8 +82,8 @@ def section_main(results: Results) -> Section:
     )
     if PSI_ORACLE in methods:
         text += (
-            f" `{PSI_ORACLE}` is the ceiling of all estimators, trained with the true influence of every reward from "
-            "further samples that are not trained on; neither bold nor ranked."
+            f" `{PSI_ORACLE}` is the ceiling of all estimators, trained with the influence of every reward from "
+            f"{ORACLE_SAMPLES} further samples that are not trained on; neither bold nor ranked."
         )
     header = ["method", "", *results.tasks]
     if ranks is not None and best is not None:

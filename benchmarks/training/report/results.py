@@ -76,7 +76,7 @@ class Results:
         by_rate = self._index.get((task, method, m, n, prompts, updates, seed), {})
         rate = None
         if method != "base":
-            rate = self.chosen.get((task, parent_of(method, own=True), min(updates, full)))
+            rate = self.chosen.get((task, tuned_as(method, task), min(updates, full)))
             if rate is None and len(by_rate) == 1:  # where none was chosen, as with --quick
                 rate = next(iter(by_rate))
         found = by_rate.get(rate)
@@ -131,9 +131,9 @@ def unit_of(base: Mapping[str, Any]) -> float:
     return max(base["curve"][str(N)] - base["curve"]["1"], 1e-9)
 
 
-def parent_of(method: str, own: bool = False) -> str:
-    """The row of the main table that an ablation varies; with ``own`` that whose learning rate a method takes."""
-    return tuned_as(method) if own or method != "oracle" else method
+def parent_of(method: str) -> str:
+    """The row of the main table that an ablation varies."""
+    return method.split(", ")[0]
 
 
 def as_json(value: Any) -> Any:

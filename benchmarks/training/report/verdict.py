@@ -35,7 +35,8 @@ def section_verdict(results: Results, summary: Mapping[str, Any]) -> Section:
         lines += _verdict_against(results, ranks, best, found)
         validation = rank(results, [VALIDATION_SEED])
         chosen = validation.best(OURS) if validation else None
-        if chosen and chosen in ranks.methods:
+        whole = validation is not None and validation.blocks == len(results.tasks)
+        if chosen and whole and chosen in ranks.methods:
             found["best_on_validation_seed"] = chosen
             if chosen == best:
                 lines.append(f"Chosen on seed {VALIDATION_SEED} instead, which is not reported, it is the same one.")

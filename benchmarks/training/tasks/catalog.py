@@ -2,7 +2,7 @@
 
 The prompt's kind has one right entry of eight fields; the reward is the share of fields that are right, at most 1. Once
 some response in the group is perfect, what aims at the best of several has nothing left to learn, and one sample still
-has. Written after all methods and defaults were decided.
+has. No method and no default was chosen on it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The first token picks one of four dice, of which each kind of prompt has its own best; the rest of the completion is the
 throw, Gaussian by a hash of all tokens. The die moves a prompt's whole distribution, so that one response and the best
-of any N want the same one. Written after all methods and defaults were decided.
+of any N want the same one. No method and no default was chosen on it.
 """
 
 from __future__ import annotations
