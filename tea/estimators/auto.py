@@ -22,7 +22,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "ladder": ladder_advantages,
 }
 
-# Up to here what sees beyond the group has much to win in benchmarks/training ("Budget mismatch"): 14 and 15 above max@m on
+# Up to here what sees beyond the group has much to win in benchmarks/training ("Budget mismatch"): 14 above max@m on
 # venture at m = 4. On blend it is behind, so that over all tasks the two are not separate.
 FEW_ROLLOUTS = 8
 # With fewer prompts the batch teaches eb_bon nothing.
