@@ -2,7 +2,8 @@
 
     python -m benchmarks.training.ceiling   # minutes on one core; results/ceiling.json and README.md, "The ceiling"
 
-In training: best of N minus that of max@m, over the same of `psi_oracle`, from the rows of `benchmarks.training.run`.
+In training: best of N minus that of max@m or GRPO, over the same of `psi_oracle`, from the rows of
+`benchmarks.training.run`.
 `tea plan` measures without training, on the base model's rewards of the held-out prompts, as a user would:
 :func:`tea.bestofn.plan_training`.
 """
@@ -10,6 +11,7 @@ In training: best of N minus that of max@m, over the same of `psi_oracle`, from 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ from benchmarks.record import describe, environment, replace_section, table, wri
 from benchmarks.training.methods import METHODS, PSI_ORACLE
 from benchmarks.training.policy import base_policy
 from benchmarks.training.report.common import show
-from benchmarks.training.report.intervals import LEVEL, paired
+from benchmarks.training.report.intervals import LEVEL, BySeed, paired
 from benchmarks.training.report.results import Results, as_json
 from benchmarks.training.run import MISMATCH, ROLLOUTS, read_rows
 from benchmarks.training.stack import Stack
 from benchmarks.training.task import tasks
 from tea.bestofn.group_size import plan_training
 from tea.estimators import get_estimator_spec
+from tea.estimators.group import BinaryRewardsWarning
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "ceiling.json"
@@ -50,6 +53,19 @@ def ratio_interval(over: Sequence[float], under: Sequence[float]) -> tuple[float
     return float((b - root) / a), float((b + root) / a)
 
 
+def share(values: BySeed, top: BySeed, floor: BySeed) -> dict[str, Any] | None:
+    """What values win over the floor, of what the top wins: ``mean``, and ``interval`` by :func:`ratio_interval`.
+
+    None where it is not known that there is anything to win.
+    """
+    there = paired(top, floor)
+    seeds = sorted(values.keys() & top.keys() & floor.keys())
+    if not seeds or there is None or not there.separate or there.mean <= 0:
+        return None
+    won, winnable = ([of[seed] - floor[seed] for seed in seeds] for of in (values, top))
+    return {"mean": float(np.mean(won) / np.mean(winnable)), "interval": ratio_interval(won, winnable)}
+
+
 def efficiency(name: str, rewards: np.ndarray, m: int, n: int) -> float | None:
     """As `tea plan` measures it; None for methods that remember, which single groups do not show."""
     method = METHODS[name]
@@ -61,7 +77,9 @@ def efficiency(name: str, rewards: np.ndarray, m: int, n: int) -> float | None:
         options.setdefault("monotone", spec.monotone_in_training)
     if spec.own_scale:
         options.setdefault("scale", spec.scale_in_training or "group")
-    (record,) = plan_training(rewards, ROLLOUTS, n, estimator=method.estimator, group_sizes=(m,), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BinaryRewardsWarning)
+        (record,) = plan_training(rewards, ROLLOUTS, n, estimator=method.estimator, group_sizes=(m,), **options)
     return float(record["efficiency"])
 
 
@@ -84,25 +102,23 @@ def measure(results: Results) -> list[dict[str, Any]]:
     for m, n in MISMATCH:
         where = {"m": m, "n": n, "prompts": ROLLOUTS // m}
         for task in results.tasks:
-            top, floor = (results.values(task, name, n, **where) for name in (PSI_ORACLE, "max_at_m"))
-            known = paired(top, floor)
-            if known is None:
+            top = results.values(task, PSI_ORACLE, n, **where)
+            floors = {name: results.values(task, name, n, **where) for name in ("max_at_m", "grpo")}
+            known = {name: paired(top, floor) for name, floor in floors.items()}
+            if known["max_at_m"] is None:
                 continue
             for name in COMPARED:
                 values = results.values(task, name, n, **where)
-                seeds = sorted(values.keys() & top.keys() & floor.keys())
+                seeds = sorted(values.keys() & top.keys() & floors["max_at_m"].keys())
                 if not seeds:
                     continue
-                won = [values[seed] - floor[seed] for seed in seeds]
-                there = [top[seed] - floor[seed] for seed in seeds]
                 for seed in seeds:
                     if (task, seed) not in rewards:
                         rewards[task, seed] = base_rewards(task, seed)
                 measured = [efficiency(name, rewards[task, seed], m, n) for seed in seeds]
-                entry = {"m": m, "n": n, "task": task, "method": name, "seeds": seeds, "there_is": known}
-                entry["share"] = float(np.mean(won) / np.mean(there)) if np.mean(there) else None
-                entry["interval"] = ratio_interval(won, there)
-                entry["won"] = float(np.mean(won))
+                entry = {"m": m, "n": n, "task": task, "method": name, "seeds": seeds, "there_is": known["max_at_m"]}
+                entry["won"] = float(np.mean([values[seed] - floors["max_at_m"][seed] for seed in seeds]))
+                entry["share"] = {other: share(values, top, floor) for other, floor in floors.items() if other != name}
                 entry["efficiency"] = (
                     None if None in measured else float(np.mean([x for x in measured if x is not None]))
                 )
@@ -128,22 +144,26 @@ def render(entries: list[dict[str, Any]], results: Results, where: dict[str, Any
     for entry in entries:
         decimals = results.decimals(entry["task"])
         there = entry["there_is"]
-        share = ""
-        if there.separate and there.mean > 0 and entry["method"] != "max_at_m":
-            low_high = entry["interval"]
-            share = f"{entry['share']:.2f}" + (f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else "")
+        shares = []
+        for other in ("max_at_m", "grpo"):
+            of = entry["share"].get(other)
+            low_high = of and of["interval"]
+            shares.append(
+                f"{of['mean']:.2f}" + (f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else "") if of else ""
+            )
         worth = "" if entry["efficiency"] is None else f"{entry['efficiency']:.2f}"
         size, won = f"{entry['m']}, {entry['n']}", f"{entry['won']:+.{decimals}f}"
-        rows.append([size, entry["task"], show(there, decimals), entry["method"], won, share, worth])
+        rows.append([size, entry["task"], show(there, decimals), entry["method"], won, *shares, worth])
     same, pairs = agreement(entries)
     seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
     text = (
         "Best of N minus that of max@m for `psi_oracle`, which is what there is to win, and for each method, with its "
-        "share of it (Fieller's interval; left out where what there is to win is not separate from 0), beside the "
+        "share of it, and the share of what the ceiling wins over GRPO (Fieller's intervals; left out where what there "
+        "is to win is not separate from 0), beside the "
         "efficiency that `tea plan` measures on the base model's rewards before any training (none for methods that "
         f"remember). Of {pairs} pairs of methods with an efficiency, the two put {same} in the same order.\n\n"
     )
-    header = ["m, N", "task", "there is", "method", "won", "share", "efficiency"]
+    header = ["m, N", "task", "there is", "method", "won", "share", "share over GRPO", "efficiency"]
     tail = f"\n\n`python -m benchmarks.training.ceiling`; seeds {', '.join(map(str, seeds))}; {describe(where)}"
     return text + table(header, rows) + tail
 

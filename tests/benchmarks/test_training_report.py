@@ -399,11 +399,13 @@ def test_the_share_of_the_ceiling(monkeypatch):
     monkeypatch.setattr(ceiling, "base_rewards", lambda task, seed: np.random.default_rng(seed).normal(size=(8, 256)))
     entries = {(of["task"], of["method"]): of for of in ceiling.measure(results(rows))}
     of = entries["one", "eb_bon"]
-    assert of["share"] == pytest.approx(0.5, abs=0.02)
-    low, high = of["interval"]
+    assert of["share"]["max_at_m"]["mean"] == pytest.approx(0.5, abs=0.02)
+    low, high = of["share"]["max_at_m"]["interval"]
     assert low < 0.5 < high < low + 0.1
+    assert of["share"]["grpo"]["mean"] == pytest.approx(1.5 / 2.5, abs=0.02)
     assert entries["one", "ladder_memory"]["efficiency"] is None
-    assert entries["one", "max_at_m"]["share"] == 0.0
+    assert entries["one", "max_at_m"]["share"]["grpo"]["mean"] == pytest.approx(0.5 / 2.5, abs=0.02)
+    assert entries["one", "grpo"]["share"]["max_at_m"]["mean"] == pytest.approx(-0.25, abs=0.02)
     # On Gaussian rewards the mean is the wrong thing to look at.
     assert entries["one", "max_at_m"]["efficiency"] > entries["one", "grpo"]["efficiency"]
     same, pairs = ceiling.agreement([*entries.values()])
