@@ -1,4 +1,4 @@
-"""What a benchmark stores beside its numbers, and writing results and README tables."""
+"""What a benchmark stores beside its numbers, reading and writing results, and writing README tables."""
 
 from __future__ import annotations
 
@@ -50,6 +50,29 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def finished_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, none if there is no file; a last line that a crash has cut off is left out."""
+    if not path.is_file():
+        return []
+    # What does not end in a newline is not finished.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def append_row(path: Path, row: dict[str, Any], allow_nan: bool = False) -> None:
+    """Append a line, on disk when this returns, in the place of one that a crash has cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                content = path.read_bytes()
+                file.truncate(content.rfind(b"\n") + 1)
+        file.write((json.dumps(row, allow_nan=allow_nan) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def replace_section(path: Path, name: str, text: str) -> None:

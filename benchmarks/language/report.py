@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.language.methods import MAIN
-from benchmarks.language.run import NS, ROWS, read_rows
+from benchmarks.language.run import NS, ROWS
 from benchmarks.language.tasks import TASKS
-from benchmarks.record import replace_section, table
+from benchmarks.record import finished_rows, replace_section, table
 from tea.bestofn import pass_at_n
 
 HERE = Path(__file__).resolve().parent
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--print", action="store_true", dest="only_print")
     options = parser.parse_args()
-    rows = read_rows(options.rows)
+    rows = finished_rows(options.rows)
     text = render(rows)
     if options.only_print:
         print(text)

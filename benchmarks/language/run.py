@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from benchmarks.language import reward_model
 from benchmarks.language.methods import MAIN, METHODS, SHARED
 from benchmarks.language.model import prepare, source
 from benchmarks.language.tasks import TASKS
-from benchmarks.record import environment
+from benchmarks.record import append_row, environment, finished_rows
 from tea.bestofn import best_of_n_curve
 
 HERE = Path(__file__).resolve().parent
@@ -36,12 +35,6 @@ REWARDS = HERE / "rewards.py"
 NS = (1, 4, 16, 64, 128)
 NEEDED_GB = 6.0  # of memory: weights, gradients, Adam's two moments in float32 and the activations of a step
 PLAN = ("task", "method", "seed", "learning_rate", "max_steps", "num_samples")
-
-
-def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
-    """All finished runs; a line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def check_memory() -> None:
@@ -168,7 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_memory()
     base = prepare()
     options.work_dir.mkdir(parents=True, exist_ok=True)
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
     plan: list[tuple[str, str, int]] = [(task, "base", 0) for task in options.tasks]
     plan += [(t, method, seed) for seed in options.seeds for t in options.tasks for method in options.methods]
     for task, method, seed in plan:
@@ -181,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "max_steps": options.max_steps if trained else 0,
             "num_samples": options.num_samples,
         }
-        if any(all(row[name] == cell[name] for name in PLAN) for row in read_rows(options.rows)):
+        if any(all(row[name] == cell[name] for name in PLAN) for row in finished_rows(options.rows)):
             continue
         write_data(task, options.work_dir)
         label = "-".join(str(cell[name]) for name in PLAN)
@@ -193,10 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row |= train(task, method, seed, options.learning_rate, options.max_steps, work)
         row |= evaluate(task, work / "model" if trained else base, options.num_samples, work)
         row |= {"model": source(), "environment": environment()}
-        with options.rows.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        append_row(options.rows, row, allow_nan=True)  # the log of a run that diverged
         if not options.keep:
             shutil.rmtree(work / "model", ignore_errors=True)
         if "correct" in row:

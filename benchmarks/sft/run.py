@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -32,7 +31,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from benchmarks.record import describe, environment, replace_section, table, write_json
+from benchmarks.record import append_row, describe, environment, finished_rows, replace_section, table, write_json
 from benchmarks.training.loop import evaluate
 from benchmarks.training.policy import base_policy, sample
 from benchmarks.training.report.intervals import paired
@@ -182,8 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     torch.set_num_threads(1)
-    ROWS.parent.mkdir(exist_ok=True)
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.is_file() else []
+    rows = finished_rows(ROWS)
 
     def row(question: str, method: str, seed: int, rate: float | None) -> dict[str, Any]:
         key = (question, method, seed, rate)
@@ -191,8 +189,7 @@ def main() -> None:
             if (known["question"], known["method"], known["seed"], known["learning_rate"]) == key:
                 return known
         rows.append(execute(question, method, seed, rate))
-        with ROWS.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        append_row(ROWS, rows[-1])
         print(*key, {n: round(rows[-1]["curve"][str(n)], 3) for n in SHOWN}, flush=True)
         return rows[-1]
 

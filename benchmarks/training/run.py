@@ -12,7 +12,6 @@ reported, from the same grid for all: the one with the highest best-of-N on the 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.record import environment
+from benchmarks.record import append_row, environment, finished_rows
 from benchmarks.training.loop import (
     FEWER_SAMPLES,
     NUM_SAMPLES,
@@ -37,7 +36,7 @@ from benchmarks.training.loop import (
     run_stack,
     stackable,
 )
-from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS, PSI_ORACLE
+from benchmarks.training.methods import ABLATIONS, MAIN, METHODS, OTHER_ROLLOUTS, PSI_ORACLE, Method
 from benchmarks.training.policy import base_policy
 from benchmarks.training.task import tasks
 
@@ -100,32 +99,19 @@ def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
 
     Those of earlier loops that chose the learning rates stay, see :func:`chosen_rates`.
     """
-    if not path.is_file():
-        return []
-    # What does not end in a newline is not finished.
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    rows = [{"version": 1, "loop": 1, **json.loads(line)} for line in lines]
+    rows = [{"version": 1, "loop": 1, **row} for row in finished_rows(path)]
     rows = [row for row in rows if row["task"] not in tasks() or row["version"] == tasks()[row["task"]].version]
     return [row for row in rows if row["loop"] == VERSION or row["seed"] == VALIDATION_SEED]
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a line, on disk when this returns; completes a line that a crash has cut off."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                content = path.read_bytes()
-                file.truncate(content.rfind(b"\n") + 1)
-        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+def method_of(cell: Cell) -> Method:
+    """Of a cell that is trained."""
+    return METHODS["max_at_m" if cell.method == "oracle" else cell.method]
 
 
 def settings_of(cell: Cell) -> Settings:
     """Of a cell that is trained."""
-    method = METHODS["max_at_m" if cell.method == "oracle" else cell.method]
+    method = method_of(cell)
     assert cell.learning_rate is not None
     settings = Settings(cell.m, cell.prompts, cell.updates, cell.learning_rate, max_grad_norm=method.max_grad_norm)
     return replace(settings, **method.settings)
@@ -148,11 +134,9 @@ def execute(cells: list[Cell]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     first = cells[0]
     samples = NUM_SAMPLES if first.n > N or first.method == "base" else FEWER_SAMPLES
-    members = []
-    for cell in cells:
-        if cell.method != "base":
-            method = METHODS["max_at_m" if cell.method == "oracle" else cell.method]
-            members.append(Member(method.advantages(cell.m, cell.n), settings_of(cell)))
+    members = [
+        Member(method_of(cell).advantages(cell.m, cell.n), settings_of(cell)) for cell in cells if cell.method != "base"
+    ]
     return run_stack(tasks()[first.task], members, first.seed, samples)
 
 
@@ -346,9 +330,10 @@ def run_cells(
     cells: list[Cell], path: Path, workers: int, what: str, deadline: float | None = None, again: bool = False
 ) -> None:
     """Run those whose rows are not there yet; with ``again``, learning rates too that an earlier loop has chosen."""
-    done = {key_of(row) for row in read_rows(path)}
+    stored = read_rows(path)
+    done = {key_of(row) for row in stored}
     if what == TUNING and not again:  # what was chosen by an earlier loop is not chosen again
-        done |= {key_of({**row, "loop": VERSION}) for row in read_rows(path)}
+        done |= {key_of({**row, "loop": VERSION}) for row in stored}
     todo = list({cell.key: cell for cell in cells if cell.key not in done}.values())
     if not todo:
         return

@@ -11,6 +11,7 @@ from scipy import stats
 
 from benchmarks.language import model, report, reward_model, rewards, run
 from benchmarks.language.tasks import TASKS, task
+from benchmarks.record import finished_rows
 from tests.reference.tiny import tiny_llama, tiny_tokenizer
 
 
@@ -55,7 +56,7 @@ def test_table_against_numbers_by_hand(tmp_path):
     rows = [row("base", 0, [0, 0, 1, 128], None), row("grpo", 1, [0, 0, 0, 128]), row("pass_at_n", 1, [0, 3, 1, 128])]
     rows += [row("grpo", 2, [0, 5, 0, 128]), row("pass_at_n", 2, [1, 3, 1, 128])]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"cut off')
-    text = report.render(run.read_rows(path))
+    text = report.render(finished_rows(path))
     (line,) = [line for line in text.splitlines() if line.startswith("| `pass_at_n`") and "1, 2" in line]
     against_base = np.array([0.5, 1, 0, 0])  # the mean of two seeds per prompt
     half = stats.t.ppf(0.975, 3) * against_base.std(ddof=1) / 2
@@ -84,7 +85,7 @@ def test_runs_through_train_and_eval_once(twin, capsys, monkeypatch):
     arguments = ["--tasks", "gcd", "--methods", "pass_at_n", "--seeds", "1", "--max-steps", "1", "--num-samples", "4"]
     arguments += ["--work-dir", str(twin / "out"), "--rows", str(twin / "rows.jsonl")]
     run.main(arguments)
-    rows = run.read_rows(twin / "rows.jsonl")
+    rows = finished_rows(twin / "rows.jsonl")
     assert [(r["method"], r["max_steps"], len(r["correct"])) for r in rows] == [("base", 0, 64), ("pass_at_n", 1, 64)]
     assert len(rows[1]["log"]) == 1
     assert not (twin / "out" / "gcd-pass_at_n-1-1e-05-1-4" / "model").exists()
@@ -114,7 +115,7 @@ def test_a_learned_reward_and_the_gold_beside_it(twin, monkeypatch):
     arguments = ["--tasks", "sentence_learned", "--methods", "eb_bon", "--seeds", "1", "--max-steps", "1"]
     arguments += ["--num-samples", "16", "--work-dir", str(twin / "out"), "--rows", str(twin / "rows.jsonl"), "--keep"]
     run.main(arguments)
-    base, trained = run.read_rows(twin / "rows.jsonl")
+    base, trained = finished_rows(twin / "rows.jsonl")
     assert np.shape(base["reward"]) == np.shape(base["gold"]) == np.shape(trained["gold"]) == (3, 3)  # N = 1, 4, 16
     (folder,) = (twin / "out").glob("*eb_bon*")
     samples = pq.read_table(folder / "eval" / "samples.parquet").to_pandas()
