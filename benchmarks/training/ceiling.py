@@ -21,6 +21,7 @@ import torch
 from scipy import stats
 
 from benchmarks.record import describe, environment, replace_section, table, write_json
+from benchmarks.training.loop import sampled_rewards
 from benchmarks.training.methods import METHODS, PSI_ORACLE
 from benchmarks.training.policy import base_policy
 from benchmarks.training.report.common import show
@@ -87,12 +88,9 @@ def base_rewards(task_name: str, seed: int) -> np.ndarray:
     """(64, SAMPLES) of the base model on the held-out prompts."""
     task, base = base_policy(tasks()[task_name], seed)
     index = torch.arange(task.num_train, len(task.tokens))
-    generator, policy = torch.Generator().manual_seed(seed + 20_000), Stack.of([base])
-    rewards = []
-    for row in index.split(4):
-        completions = policy.sample(task.tokens[row].unsqueeze(0), SAMPLES, task.completion_length, [generator])[0]
-        rewards.append(task.reward(row.repeat_interleave(SAMPLES), completions).view(-1, SAMPLES))
-    return torch.cat(rewards).double().numpy()
+    generator = torch.Generator().manual_seed(seed + 20_000)
+    rewards = sampled_rewards(task, Stack.of([base]), index, SAMPLES, generator, at_once=4 * SAMPLES)
+    return rewards.double().numpy()
 
 
 def measure(results: Results) -> list[dict[str, Any]]:

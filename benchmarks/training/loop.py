@@ -73,6 +73,18 @@ def stackable(settings: Settings) -> Settings:
     return replace(settings, learning_rate=0.0, max_grad_norm=0.0, sampling=0)
 
 
+def sampled_rewards(
+    task: Task, policy: Stack, index: Tensor, count: int, generator: torch.Generator, at_once: int = SAMPLED_AT_ONCE
+) -> Tensor:
+    """(P, count) rewards of samples of one policy for prompts (P,), drawn about ``at_once`` at a time."""
+    rewards = []
+    for chunk in index.split(max(1, at_once // count)):
+        prompts = task.tokens[chunk].unsqueeze(0)
+        completions = policy.sample(prompts, count, task.completion_length, [generator])[0]
+        rewards.append(task.reward(chunk.repeat_interleave(count), completions).view(-1, count))
+    return torch.cat(rewards)
+
+
 def _further_rewards(
     task: Task, policies: Stack, index: Tensor, members: Sequence[Member], generators: Sequence[torch.Generator]
 ) -> list[tuple[Tensor, ...]]:
@@ -80,12 +92,7 @@ def _further_rewards(
     found: list[tuple[Tensor, ...]] = []
     for i, (member, generator) in enumerate(zip(members, generators, strict=True)):
         count = getattr(member.advantages_of, "further_samples", 0)
-        rewards = []
-        for chunk in index.split(max(1, SAMPLED_AT_ONCE // count)) if count else ():
-            prompts = task.tokens[chunk].unsqueeze(0)
-            completions = policies[i].sample(prompts, count, task.completion_length, [generator])[0]
-            rewards.append(task.reward(chunk.repeat_interleave(count), completions).view(-1, count))
-        found.append((torch.cat(rewards),) if count else ())
+        found.append((sampled_rewards(task, policies[i], index, count, generator),) if count else ())
     return found
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 import tea
 from benchmarks.record import describe, environment, replace_section, table, write_json
 from benchmarks.training.loop import Member, Settings, run_stack
+from benchmarks.training.methods import scaled
 from benchmarks.training.report.intervals import paired
 from benchmarks.training.run import PROMPTS, M
 from benchmarks.training.task import tasks
@@ -43,9 +44,7 @@ class MaxAtK:
         self.scale = RunningScale()
 
     def __call__(self, rewards: Tensor, index: Tensor) -> Tensor:
-        advantages = tea.max_at_k_advantages(rewards, K)
-        self.scale.update(advantages, torch.ones_like(rewards, dtype=torch.bool))
-        return advantages / self.scale.scale(rewards.device)
+        return scaled(tea.max_at_k_advantages(rewards, K), self.scale)
 
 
 class Corrected(MaxAtK):
