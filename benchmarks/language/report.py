@@ -47,6 +47,20 @@ def interval(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
+def gain_text(curves: dict[int, Array], others: dict[int, Array], decimals: int, range_of_seeds: bool = False) -> str:
+    """Best of the deployed N minus the others', per seed that both have, with its interval over prompts; "" if none."""
+    shared = sorted(curves.keys() & others.keys())
+    if not shared:
+        return ""
+    differences = [curves[seed][:, -1] - others[seed][:, -1] for seed in shared]
+    gain, half = interval(np.mean(differences, axis=0))
+    text = f"{gain:+.{decimals}f} ± {half:.{decimals}f}"
+    if range_of_seeds and len(shared) > 1:
+        means = [difference.mean() for difference in differences]
+        text += f"; seeds {min(means):+.{decimals}f} to {max(means):+.{decimals}f}"
+    return text
+
+
 def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
     """One task: curves, and differences at the deployed N over prompts and over seeds; see `per_prompt`."""
     groups: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -65,21 +79,16 @@ def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
         curves = {seed: per_prompt(found[seed], value) for seed in seeds}
         mean = np.mean(list(curves.values()), axis=0)
         cells = [f"{best:.3f}" for best in mean.mean(axis=0)]
-        against = [("base", dict.fromkeys(seeds, base))] if method != "base" else []
-        if method not in ("base", "grpo"):
-            paired = {seed: grpo[rate, steps, seed] for seed in seeds if (rate, steps, seed) in grpo}
-            against += [("grpo", paired)] if paired else []
-        gains = {"base": "", "grpo": ""}
-        for name, others in against:
-            differences = [curves[seed][:, -1] - other[:, -1] for seed, other in others.items()]
-            gain, half = interval(np.mean(differences, axis=0))
-            over_seeds = [difference.mean() for difference in differences]
-            spread = f"; seeds {min(over_seeds):+.3f} to {max(over_seeds):+.3f}" if len(over_seeds) > 1 else ""
-            gains[name] = f"{gain:+.3f} ± {half:.3f}{spread}"
+        untrained = dict.fromkeys(seeds, base) if method != "base" else {}
+        peers = {seed: grpo[rate, steps, seed] for seed in seeds if (rate, steps, seed) in grpo}
+        gains = [
+            gain_text(curves, others, 3, range_of_seeds=True)
+            for others in (untrained, peers if method not in ("base", "grpo") else {})
+        ]
         rate_text = "" if rate is None else f"{rate:g}"
         kept = np.mean([np.mean(row["distinct"]) for row in found.values()])
         named = [f"`{method}`", rate_text, ", ".join(map(str, seeds)) if method != "base" else ""]
-        lines.append([*named, *cells, gains["base"], gains["grpo"], f"{kept:.1f}"])
+        lines.append([*named, *cells, *gains, f"{kept:.1f}"])
     head = [
         "method",
         "learning rate",
@@ -162,14 +171,8 @@ def short_table(rows: list[dict[str, Any]]) -> str:
                 found[method] = {row["seed"]: per_prompt(row) for row in of_method if row["learning_rate"] == rate}
         for method, curves in found.items():
             mean = np.mean(list(curves.values()), axis=(0, 1))[[0, 2, 4]]
-            gains = []
-            for others in (dict.fromkeys(curves, base), found.get("grpo", {}) if method != "grpo" else {}):
-                shared = sorted(set(curves) & set(others))
-                if not shared:
-                    gains.append("")
-                    continue
-                gain, half = interval(np.mean([curves[k][:, -1] - others[k][:, -1] for k in shared], axis=0))
-                gains.append(f"{gain:+.2f} ± {half:.2f}")
+            peers = found.get("grpo", {}) if method != "grpo" else {}
+            gains = [gain_text(curves, others, 2) for others in (dict.fromkeys(curves, base), peers)]
             lines.append([task, f"`{method}`", str(len(curves)), *(f"{v:.2f}" for v in mean), *gains])
     head = ["task", "model", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
