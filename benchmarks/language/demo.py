@@ -13,9 +13,10 @@ import json
 import time
 from pathlib import Path
 
+from benchmarks.language.command import tea
 from benchmarks.language.methods import SHARED
 from benchmarks.language.model import prepare
-from benchmarks.language.run import check_memory, sample, tea, train, write_data
+from benchmarks.language.run import check_memory, sample, train, write_data
 
 TASK, METHODS = "chain_sum", ("grpo", "pass_at_n_kl")
 NUM_SAMPLES = 128

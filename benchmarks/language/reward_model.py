@@ -9,15 +9,15 @@ are all that the reward model sees. Half an hour on one core, then kept beside t
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from benchmarks.language.command import tea
 from benchmarks.language.model import FOLDER as MODEL
+from benchmarks.language.model import complete_or_absent
 from benchmarks.language.model import prepare as prepare_model
 from benchmarks.language.rewards import words_used_fluently
 from benchmarks.language.tasks import TASKS
@@ -48,20 +48,19 @@ def prepare(folder: Path = FOLDER) -> Path:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
-    from benchmarks.language.run import tea
-
-    base = prepare_model()
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
-    try:
-        data = scratch / "prompts.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in TASKS["sentence"].rows()[0]))
+    base, task = prepare_model(), TASKS["sentence"]
+    with complete_or_absent(folder) as partial, tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        rows, _ = task.rows()
+        (scratch / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         tea(
-            *("eval", str(base), "--dataset", str(data), "--output-dir", str(scratch / "eval"), "-n", str(SAMPLES)),
-            *("--dtype", "bfloat16", "--max-completion-length", str(TASKS["sentence"].max_completion_length)),
+            *("eval", str(base), "--dataset", str(scratch / "prompts.jsonl"), "--output-dir", str(scratch / "eval")),
+            *("-n", str(SAMPLES), "--dtype", "bfloat16"),
+            *("--max-completion-length", str(task.max_completion_length)),
             log=scratch / "eval.log",
         )
         table = pq.read_table(scratch / "eval" / "samples.parquet").to_pandas()
-        prompts = [json.loads(line)["prompt"] for line in data.read_text().splitlines()]
+        prompts = [row["prompt"] for row in rows]
         texts = [group["completion"].tolist() for _, group in table.groupby("prompt_id", sort=True)]
         held_out, train = pairs(prompts[:HELD_OUT], texts[:HELD_OUT]), pairs(prompts[HELD_OUT:], texts[HELD_OUT:])
         torch.manual_seed(0)
@@ -88,14 +87,10 @@ def prepare(folder: Path = FOLDER) -> Path:
         )
         trainer.train()
         accuracy = float(trainer.evaluate()["eval_accuracy"])
-        trainer.save_model(str(scratch / "model"))
-        tokenizer.save_pretrained(scratch / "model")
+        trainer.save_model(str(partial))
+        tokenizer.save_pretrained(partial)
         record = {"source": "RewardTrainer", "pairs": len(train), "held_out_pairs": len(held_out), "accuracy": accuracy}
-        (scratch / "model" / "source.json").write_text(json.dumps(record) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch / "model", folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        (partial / "source.json").write_text(json.dumps(record) + "\n")
     print(f"reward model in {folder}: right on {accuracy:.2f} of {len(held_out)} held-out pairs")
     return folder
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.language import reward_model
+from benchmarks.language.command import tea
 from benchmarks.language.methods import MAIN, METHODS, SHARED
 from benchmarks.language.model import prepare, source
 from benchmarks.language.tasks import TASKS
@@ -49,20 +48,6 @@ def check_memory() -> None:
     available = next(int(line.split()[1]) for line in meminfo.read_text().splitlines() if line.startswith("MemAvail"))
     if available / 1e6 < NEEDED_GB:
         raise SystemExit(f"training needs about {NEEDED_GB:g} GB of free memory, there are {available / 1e6:.1f} GB")
-
-
-def tea(*arguments: str, log: Path) -> None:
-    """Run a command of the product, its output into a file.
-
-    Raises:
-        SystemExit: If it fails, with the end of its output.
-    """
-    with log.open("w") as out:
-        done = subprocess.run(
-            [sys.executable, "-m", "tea", *arguments], stdout=out, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode != 0:
-        raise SystemExit(f"tea {' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
 
 
 def reward_of(task: str) -> str:
