@@ -20,22 +20,9 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.install.lowest import ROOT, requirements
-from tests.twins import DATASETS, MODELS
+from tests.twins import DATASETS, MODELS, SHORT_RUN
 
-TRAIN = {
-    "max_steps": 2,
-    "save_steps": 2,
-    "logging_steps": 1,
-    "per_device_train_batch_size": 32,
-    "gradient_accumulation_steps": 1,
-    "max_completion_length": 6,
-    "held_out": 4,
-    "eval_best_of_n_samples": 3,
-    "eval_best_of_n_prompts": 2,
-    "warmup_steps": 0,
-    "use_cpu": "true",
-    "bf16": "false",
-}
+TRAIN = {**SHORT_RUN, "per_device_train_batch_size": 32}
 SIZES = {
     "train": [word for name, value in TRAIN.items() for word in (f"--{name}", str(value))],
     "eval": ["-n", "16", "--max-completion-length", "6", "--device", "cpu"],

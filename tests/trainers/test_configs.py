@@ -13,7 +13,7 @@ from tea.trainers import arguments
 from tea.trainers.estimate import evaluations
 from tea.trainers.merge import merge_adapter
 from tea.trainers.script import main, parse
-from tests.twins import DATASETS, make_twin
+from tests.twins import DATASETS, SHORT_RUN, make_twin
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "accelerate")
@@ -35,18 +35,8 @@ def on_twins(path, twins, output_dir, **changes):
     options = {
         "model_name_or_path": make_twin(config["model_name_or_path"], twins),
         "output_dir": str(output_dir),
-        "max_steps": 2,
-        "save_steps": 2,
-        "logging_steps": 1,
+        **SHORT_RUN,
         "per_device_train_batch_size": 2 * config["num_generations"],
-        "gradient_accumulation_steps": 1,
-        "max_completion_length": 6,
-        "held_out": 4,
-        "eval_best_of_n_samples": 3,
-        "eval_best_of_n_prompts": 2,
-        "warmup_steps": 0,
-        "use_cpu": "true",
-        "bf16": "false",
         # vLLM is no dependency, and bitsandbytes has a test of its own; what is left of these configs is run.
         "use_vllm": "false",
         "load_in_4bit": "false",
