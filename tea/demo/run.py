@@ -288,10 +288,11 @@ def write_prompts(root: Path, num_held_out: int) -> None:
     import json
 
     from tea.demo.task import split_prompts
+    from tea.rollouts.store import write_text
 
     for name, prompts in zip(("prompts", "held_out"), split_prompts(num_held_out), strict=True):
         text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
-        (root / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_text(text, root / f"{name}.jsonl")
 
 
 def main(

@@ -159,20 +159,17 @@ class TEAConfig(GRPOConfig):
     share_prompts: bool = field(
         default=False,
         metadata={
-            "help": "Run every prompt through the model once for all of its rollouts. Faster where prompts are longer "
-            "than completions; needs sdpa attention, and no vLLM."
+            "help": "Run every prompt through the model once for all of its rollouts; needs sdpa attention, and no "
+            "vLLM."
         },
     )
     off_policy_correction: bool = field(
         default=False,
-        metadata={
-            "help": "max_at_k with num_iterations or steps_per_generation > 1: weigh the subsets of a group by "
-            "importance ratios, at the cost of one more forward pass per step."
-        },
+        metadata={"help": "max_at_k, corrected for a policy that has moved."},
     )
     off_policy_clip: float | None = field(
         default=2.0,
-        metadata={"help": "c: these ratios, of whole completions, are clipped to [1 / c, c]."},
+        metadata={"help": "Bound c of its ratios: [1 / c, c]."},
     )
     eval_best_of_n_steps: int | None = field(
         default=None,

@@ -1,6 +1,6 @@
 """What a run will take, before it starts: memory, rollouts, steps and hours. `docs/memory.md` has the formulas.
 
-They are estimates: hours to a factor of two; what memory came to where it was measured is in `docs/train.md`.
+They are estimates: hours to a factor of two; what memory came to where it was measured stands there too.
 """
 
 from __future__ import annotations

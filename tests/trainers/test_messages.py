@@ -286,7 +286,7 @@ def test_the_default_batch_fits_the_groups(m, batch, accumulated, monkeypatch):
 
 
 def test_help_is_short_and_ours_comes_first(capsys):
-    for flag, least, most in (("--help", 60, 180), ("--help-all", 400, 900)):
+    for flag, least, most in (("--help", 60, 170), ("--help-all", 400, 900)):
         with pytest.raises(SystemExit) as error:
             command([flag], prog="tea train")
         assert error.value.code == 0
