@@ -1,11 +1,12 @@
 """The figures of the README and of docs/concepts.md, from what `make demo` leaves in outputs/demo/seed1.
 
-    make demo && .venv/bin/python -m benchmarks.demo.figures      # seconds; docs/assets/*.svg and explain.html
+    make demo && .venv/bin/python -m benchmarks.demo.figures      # seconds; docs/assets/*.svg and explain.json
 
 - idea: the reward model's rewards of every policy's samples on the held-out prompts as a density, with the values that
   `make demo` prints for one sample and for the best of N;
 - extrapolation: best of N of the untrained model from 16 samples per prompt, beside the one from all 512;
-- weights: what each estimator gives to 16 rewards of one prompt, as `tea explain` draws it, and its page.
+- weights: what each estimator gives to 16 rewards of one prompt, as `tea explain` draws it, and the rewards, from which
+  `make docs` makes its page.
 """
 
 from __future__ import annotations
@@ -138,16 +139,16 @@ def draw_extrapolation(rewards: NDArray[np.float64], theme: Theme, m: int = 16) 
 
 
 def write(policies: Mapping[str, Policy], n: int, folder: Path) -> list[Path]:
-    """Every figure for a light and for a dark page, the same bytes for the same numbers; and the page."""
+    """Every figure for a light and for a dark page, the same bytes for the same numbers; and the explained rewards."""
     import matplotlib
 
-    from tea.report.explain import explain, explanation_figure, explanation_page, group_of, typical_prompt
+    from tea.report.explain import explain, explanation_figure, group_of, typical_prompt
 
     base = policies["base"].rewards
     group = np.round(group_of(base, typical_prompt(base, 16), 16), 2)
     found = explain(group, n)
-    paths = [folder / "explain.html"]
-    paths[0].write_text(explanation_page(found), encoding="utf-8")
+    paths = [folder / "explain.json"]
+    paths[0].write_text(json.dumps({"rewards": found.rewards.tolist(), "target_n": n}) + "\n", encoding="utf-8")
     for theme in (LIGHT, DARK):
         with matplotlib.rc_context({"svg.hashsalt": "tea", "path.simplify_threshold": 1.0}):
             figures = {

@@ -5,8 +5,8 @@
 The pages of the site are the files of the repository, at the same paths, so that a link works on both: README.md, all
 of docs/, and whatever file these link to (a README of benchmarks/ becomes a page, a Python file a page with its code).
 They are laid out in build/docs. Made here and not written by hand are the pages of the API, one per package with every
-public name, and the tutorials, from their notebooks. Zensical then builds with --strict: a link to a page, an anchor
-or a name that does not exist ends the build.
+public name, the tutorials, from their notebooks, and the page of `tea explain`, from the rewards in docs/assets.
+Zensical then builds with --strict: a link to a page, an anchor or a name that does not exist ends the build.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from __future__ import annotations
 import html
 import importlib
 import inspect
+import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from tea.report.explain import explain, explanation_page
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
@@ -75,6 +78,7 @@ def stage() -> None:
             parts += [text[last:start], link.removesuffix(path.name) + PurePosixPath(staged(linked)).name]
             last = end
         target.write_text("".join([*parts, text[last:]]), encoding="utf-8")
+    (STAGE / "docs" / "assets" / "explain.html").write_text(explanation(), encoding="utf-8")
 
 
 def staged(name: str) -> str:
@@ -111,6 +115,12 @@ def api(package: str) -> str:
         else:
             blocks.append(f"## {name} {{#{package}.{name}}}\n\n`{html.escape(repr(value)[:200], quote=False)}`")
     return "\n\n".join(blocks) + "\n"
+
+
+def explanation() -> str:
+    """The page of `tea explain` that docs/concepts.md shows."""
+    given = json.loads((ROOT / "docs" / "assets" / "explain.json").read_text(encoding="utf-8"))
+    return explanation_page(explain(given["rewards"], given["target_n"]))
 
 
 def notebook(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The site is whole before Zensical sees it (`make docs` lets it check links): pages, names, docstrings."""
 
 import importlib
+import json
 import re
 
 import pytest
@@ -32,6 +33,14 @@ def test_the_api_has_every_public_name(package):
     if package == "tea.adapters":
         for path in (ROOT / "tea" / "adapters").glob("[a-z]*.py"):
             assert f"tea.adapters.{path.stem}" in text or path.stem in ("framework", "groups", "verl_plugin")
+
+
+def test_the_page_of_explain_has_the_rewards_of_the_figure():
+    given = json.loads((ROOT / "docs" / "assets" / "explain.json").read_text())
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', build.explanation(), re.DOTALL)
+    shown = json.loads(data[1])
+    assert (shown["rewards"], shown["n"]) == (given["rewards"], given["target_n"])
+    assert "](assets/explain.html)" in (ROOT / "docs" / "concepts.md").read_text()
 
 
 def test_links_are_found_outside_of_code_only():
