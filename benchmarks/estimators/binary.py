@@ -2,13 +2,15 @@ r"""0/1 rewards: which prompts an estimator speaks for, exactly.
 
 python -m benchmarks.estimators.binary   # a second; exact sums, no sampling; writes the section of README.md
 
-Prompts differ in their success rate p ~ Beta(0.2, 1.5), and each has a parameter of its own, its log-odds. The gradient of
-pass@N for it is w(p) p (1 - p) with the weight w(p) = N (1 - p)^(N-1). What an estimator has in its place, from m
-rollouts: the expectation of the mean over rollouts of A_i (R_i - p), a sum over the number of successes s ~ Bin(m, p).
+Prompts differ in their success rate p ~ Beta(0.2, 1.5), and each has a parameter of its own, its log-odds. The
+gradient of pass@N for it is w(p) p (1 - p) with the weight w(p) = N (1 - p)^(N-1). What an estimator has in its place,
+from m rollouts: the expectation of the mean over rollouts of A_i (R_i - p), a sum over the number of successes
+s ~ Bin(m, p).
 
 - weight: that expectation over p (1 - p), at the best step size, beside the true one; all in units of w(0).
 - cosine: of the expected gradient over all prompts with the true one. 1 is unbiased up to the step size.
-- error: of one visit to every prompt, root mean square over the length of the truth, at the best step size: noise included.
+- error: of one visit to every prompt, noise included, root mean square over the length of the truth, at the best step
+  size; and of an average over 64 such prompts.
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ def estimators(m: int, n: int) -> dict[str, Callable[[torch.Tensor], torch.Tenso
         "passk_binary, k=m/2": tea.get_estimator("passk_binary", k=m // 2),
         "pass_at_n": tea.get_estimator("pass_at_n", target_n=n),
         "pass_at_n, prior (0.2, 1.5)": tea.get_estimator("pass_at_n", target_n=n, prior=(0.2, 1.5)),
+        **{
+            f"pass_at_n, averaged over {k}": tea.get_estimator("pass_at_n", target_n=n, averaged_over=k)
+            for k in (16, 64, 256)
+        },
     }
 
 
@@ -72,16 +78,19 @@ def render() -> str:
     for m, n in SIZES:
         wanted = truth(RATES, n)
         shown = np.array(SHOWN)
-        rows = [["the truth", *(f"{(1 - p) ** (n - 1):.3f}" for p in SHOWN), "1", "0"]]
+        rows = [["the truth", *(f"{(1 - p) ** (n - 1):.3f}" for p in SHOWN), "1", "0", "0"]]
         for label, estimator in estimators(m, n).items():
             mean, square = moments(estimator, m, RATES)
             along = float((mean * wanted).mean())
             cosine = along / math.sqrt(float((mean**2).mean() * (wanted**2).mean()))
-            error = math.sqrt(1 - along**2 / float(square.mean() * (wanted**2).mean()))
+            spread = (square - mean**2).mean()
+            errors = [
+                math.sqrt(1 - along**2 / float(((mean**2).mean() + spread / k) * (wanted**2).mean())) for k in (1, 64)
+            ]
             step = along / float((mean**2).mean())
             weights = step * moments(estimator, m, shown)[0] / (shown * (1 - shown)) / n
-            rows.append([f"`{label}`", *(f"{w:.3f}" for w in weights), f"{cosine:.3f}", f"{error:.3f}"])
-        header = ["estimator", *(f"weight at p = {p:g}" for p in SHOWN), "cosine", "error"]
+            rows.append([f"`{label}`", *(f"{w:.3f}" for w in weights), f"{cosine:.3f}", *(f"{e:.3f}" for e in errors)])
+        header = ["estimator", *(f"weight at p = {p:g}" for p in SHOWN), "cosine", "error", "error of 64"]
         parts.append(f"### 0/1 rewards, m = {m}, N = {n}\n\n" + table(header, rows))
     return "\n\n".join(parts)
 

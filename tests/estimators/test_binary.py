@@ -199,3 +199,65 @@ def test_forecast_is_near_the_truth(a, b):
     assert forecast.max() <= 1
     # Nothing at all is not half of everything.
     assert pass_at_n_forecast(torch.zeros(16, 8), 128).max() < 0.1
+
+
+@pytest.mark.parametrize(("m", "target_n", "prompts", "a", "b"), [(2, 8, 1, 0.5, 0.5), (5, 32, 10, 0.5, 2.0)])
+def test_averaged_weights_have_the_least_error_of_an_average(m, target_n, prompts, a, b):
+    """By all outcomes and quadrature: what is linear in the weights, and least squares for the rest."""
+    outcomes = np.array([[(i >> j) & 1 for j in range(m)] for i in range(2**m)], dtype=float)
+    others = (outcomes.sum(1, keepdims=True) - outcomes).astype(int)
+    centred = outcomes - others / (m - 1)
+    # p = x^(1/a) leaves a smooth integrand of the density p^(a-1) at 0; the other end is cut where N (1-p)^(N-1) is 0.
+    x, weight = np.polynomial.legendre.leggauss(400)
+    x, weight = (x + 1) / 2, weight / 2
+    p = x ** (1 / a)
+    weight = weight * (1 - p) ** (b - 1) / a
+    weight /= weight.sum()
+    likelihood = np.prod(np.where(outcomes[:, None, :] == 1, p[:, None], 1 - p[:, None]), axis=2)  # (2^m, p)
+    # (m, 2^m, p): the gradient in the log-odds, with a weight of 1 after t successes among the others.
+    gradient = np.stack(
+        [((centred * (others == t))[:, None, :] * (outcomes[:, None, :] - p[:, None])).mean(2) for t in range(m)]
+    )
+    mean = (gradient * likelihood).sum(1)
+    truth = target_n * (1 - p) ** target_n * p
+    squares = np.einsum("top,uop,op,p->tu", gradient, gradient, likelihood, weight)
+    bias = np.einsum("tp,up,p->tu", mean, mean, weight)
+    expected = np.linalg.solve(bias + (squares - bias) / prompts, np.einsum("tp,p,p->t", mean, truth, weight))
+
+    found = tea.pass_at_n_advantages(
+        torch.tensor(outcomes, dtype=F64), target_n, prior=(a, b), averaged_over=prompts, center=False
+    )
+    np.testing.assert_allclose(found.numpy(), expected[others] * centred, rtol=2e-3, atol=1e-6)
+
+
+def test_averaged_over_many_prompts_is_unbiased_within_the_group():
+    """N <= m: N (1 - p)^(N-1) is a polynomial that the weights can be, whatever the prior."""
+    m, target_n, p = 8, 4, np.array([0.01, 0.2, 0.6])
+    successes = torch.tensor([[1.0] * s + [0.0] * (m - s) for s in range(m + 1)], dtype=F64)
+    raw = tea.pass_at_n_advantages(successes, target_n, averaged_over=1e9, center=False).numpy()
+    rewards = successes.numpy()
+    likelihood = stats.binom.pmf(np.arange(m + 1), m, p[:, None])
+    gradient = (likelihood * ((raw * (rewards[None] - p[:, None, None])).mean(2))).sum(1)
+    np.testing.assert_allclose(gradient, target_n * (1 - p) ** target_n * p, rtol=1e-5)
+
+
+def test_averaged_weights_of_masked_groups():
+    rewards = torch.randint(0, 2, (20, 8), generator=torch.Generator().manual_seed(0)).to(F64)
+    mask = torch.rand(20, 8, generator=torch.Generator().manual_seed(1)) < 0.7
+    raw = tea.pass_at_n_advantages(rewards, 32, mask=mask, averaged_over=16, center=False)
+    for p in range(20):
+        group = rewards[p][mask[p]].unsqueeze(0)
+        if group.shape[1] > 1:
+            whole = tea.pass_at_n_advantages(group, 32, averaged_over=16, center=False)
+            torch.testing.assert_close(raw[p][mask[p]], whole[0])
+
+
+@pytest.mark.parametrize("averaged_over", [0, -1.0, math.inf, math.nan, "many"])
+def test_bad_averaged_over(averaged_over):
+    with pytest.raises(ValueError, match="averaged_over must be a number of prompts"):
+        tea.get_estimator("pass_at_n", target_n=16, averaged_over=averaged_over)
+
+
+def test_averaged_over_needs_a_prior_of_numbers():
+    with pytest.raises(ValueError, match="needs a prior of two numbers"):
+        tea.pass_at_n_advantages(torch.zeros(2, 4), 16, prior="fit", averaged_over=16)
