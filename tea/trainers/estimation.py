@@ -28,7 +28,6 @@ from tea.estimators.group import quiet_about_binary
 from tea.estimators.memory import centers, check_uses_memory
 from tea.estimators.scale import RunningScale
 from tea.estimators.schedule import scheduled_target_n
-from tea.trainers.auto import memory_for_auto
 from tea.trainers.config import TEAConfig
 from tea.trainers.errors import told_to_user
 from tea.trainers.off_policy import check_off_policy
@@ -82,7 +81,6 @@ class EstimatesAdvantages:
         spec = None
         if chosen == "auto":
             target_n = options.target_n if options is not None else TEAConfig.target_n
-            remembered = remembered or memory_for_auto(args, getattr(self, "_dataset", None), target_n)
             self.advantage_estimator: AdvantageEstimator = AutoEstimator(
                 target_n, args.num_generations, memory=remembered
             )

@@ -93,9 +93,8 @@ class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts, Corr
             with NaN for those that do not exist yet, and a callable's advantages of the current rollouts are
             centred. Apart from that a callable's result is used as it is: `target_n`, `tail_fraction`, `monotone`
             and `scale_rewards` are its own affair, and `normalize_advantages` is "none" unless set.
-            Default: `args.advantage_estimator`, else "grpo". "auto" looks at the first batch of rewards, at `target_n`
-            and at whether prompts come back, and says what it takes and why, see `tea.choose_estimator`; where prompts
-            come back it sets `reward_memory` unless that is set.
+            Default: `args.advantage_estimator`, else "grpo". "auto" looks at the first batch of rewards and at
+            `target_n`, and says what it takes and why, see `tea.choose_estimator`.
 
     Raises:
         ValueError: On an unknown name or an option out of range, `num_generations` too small for the estimator,
@@ -129,8 +128,6 @@ class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts, Corr
                 "import unsloth before tea.trainers: it replaces trl.GRPOTrainer, and our trainers were already made "
                 "from the one before, so that nothing of unsloth's would be used"
             )
-        # For "auto": whether prompts come back.
-        self._dataset = kwargs.get("train_dataset", other_args[0] if other_args else None)
         if args is not None:
             # Before TRL loads a model: a wrong option should cost nothing.
             self._prepare_estimator(args, advantage_estimator)

@@ -18,11 +18,10 @@ BINARY = (GRADED > 0.5).float()
         (8, 8, GRADED, 8, "max_at_k", {"k": 8}),
         (4, 8, BINARY, 0, "max_at_k", {"k": 4}),
         (128, 8, BINARY, 8, "pass_at_n", {"target_n": 128}),
-        (128, 8, GRADED, 120, "ladder", {"target_n": 128, "monotone": True}),
+        (128, 8, GRADED, 120, "max_at_k", {"k": 128}),
         (128, 16, torch.cat((GRADED, GRADED), 1), 16, "max_at_k", {"k": 32}),
         (24, 16, torch.cat((GRADED, GRADED), 1), 16, "max_at_k", {"k": 24}),
-        (128, 8, GRADED, 0, "eb_bon", {"target_n": 128}),
-        (128, 8, GRADED[:4], 0, "max_at_k", {"k": 8}),
+        (128, 8, GRADED, 0, "max_at_k", {"k": 8}),
         (128, 16, torch.cat((GRADED, GRADED), 1), 0, "max_at_k", {"k": 16}),
         # What it cannot judge.
         (128, 8, None, 8, "max_at_k", {"k": 8}),
