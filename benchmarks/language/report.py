@@ -23,6 +23,7 @@ from tea.bestofn import pass_at_n
 HERE = Path(__file__).resolve().parent
 Array = NDArray[np.float64]
 Key = tuple[str, float | None, int]  # method, learning rate, updates
+CHOOSING_SEED = 0  # learning rates are chosen on it
 
 
 def per_prompt(row: dict[str, Any], value: str = "reward") -> Array:
@@ -61,36 +62,54 @@ def gain_text(curves: dict[int, Array], others: dict[int, Array], decimals: int,
     return text
 
 
+def reported(rows: list[dict[str, Any]], method: str, steps: int) -> dict[int, dict[str, Any]]:
+    """Seed to row of one task and method, at the learning rate with the highest best-of-N on the choosing seed.
+
+    That seed is left out where there are others. Where it was not run, the rate with most seeds, the lowest of these.
+    """
+    by_rate: dict[float | None, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        if row["method"] == method and row["max_steps"] == steps:
+            by_rate[row["learning_rate"]][row["seed"]] = row
+    if not by_rate:
+        return {}
+
+    def quality(rate: float | None) -> tuple[float, int, float]:
+        found = by_rate[rate]
+        first = float(per_prompt(found[CHOOSING_SEED])[:, -1].mean()) if CHOOSING_SEED in found else -np.inf
+        return first, len(found), -(rate or 0.0)
+
+    found = by_rate[max(by_rate, key=quality)]
+    return {seed: row for seed, row in found.items() if seed != CHOOSING_SEED} or found
+
+
 def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
     """One task: curves, and differences at the deployed N over prompts and over seeds; see `per_prompt`."""
     groups: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         groups[row["method"], row["learning_rate"], row["max_steps"]][row["seed"]] = row
     base = per_prompt(next(row for row in rows if row["method"] == "base"), value)
-    grpo = {
-        (rate, steps, seed): per_prompt(row, value)
-        for (method, rate, steps), found in groups.items()
-        if method == "grpo"
-        for seed, row in found.items()
-    }
     lines = []
-    for (method, rate, steps), found in sorted(groups.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
+    for (method, rate, steps), found in sorted(
+        groups.items(), key=lambda item: (item[0][2], item[0][1] or 0, item[0][0])
+    ):
         seeds = sorted(found)
         curves = {seed: per_prompt(found[seed], value) for seed in seeds}
         mean = np.mean(list(curves.values()), axis=0)
         cells = [f"{best:.3f}" for best in mean.mean(axis=0)]
         untrained = dict.fromkeys(seeds, base) if method != "base" else {}
-        peers = {seed: grpo[rate, steps, seed] for seed in seeds if (rate, steps, seed) in grpo}
+        peers = {seed: per_prompt(row, value) for seed, row in reported(rows, "grpo", steps).items()}
         gains = [
             gain_text(curves, others, 3, range_of_seeds=True)
             for others in (untrained, peers if method not in ("base", "grpo") else {})
         ]
         rate_text = "" if rate is None else f"{rate:g}"
         kept = np.mean([np.mean(row["distinct"]) for row in found.values()])
-        named = [f"`{method}`", rate_text, ", ".join(map(str, seeds)) if method != "base" else ""]
+        named = [f"`{method}`", str(steps or ""), rate_text, ", ".join(map(str, seeds)) if method != "base" else ""]
         lines.append([*named, *cells, *gains, f"{kept:.1f}"])
     head = [
         "method",
+        "updates",
         "learning rate",
         "seeds",
         *(f"N = {n}" for n in NS),
@@ -151,30 +170,35 @@ def render(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def plans(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Task and number of updates of what was trained, of tasks with right answers whose base model was measured."""
+    bases = {row["task"] for row in rows if row["method"] == "base"}
+    return [
+        (name, steps)
+        for name, task in TASKS.items()
+        if name in bases and not task.graded
+        for steps in sorted({row["max_steps"] for row in rows if row["task"] == name} - {0})
+    ]
+
+
 def short_table(rows: list[dict[str, Any]]) -> str:
-    """For the README: the methods of the main plan on every task with right answers, where most seeds are."""
+    """For the README: the methods of the main plan on every task with right answers, as :func:`reported`."""
     lines = []
-    tasks = [name for name, task in TASKS.items() if not task.graded and any(row["task"] == name for row in rows)]
-    for task in tasks:
+    last = None
+    for task, steps in plans(rows):
         of_task = [row for row in rows if row["task"] == task]
-        bases = [row for row in of_task if row["method"] == "base"]
-        if not bases:
-            continue
-        base = per_prompt(bases[0])
-        lines.append([task, "untrained", "", *(f"{v:.2f}" for v in base.mean(axis=0)[[0, 2, 4]]), "", ""])
-        found: dict[str, dict[int, Array]] = {}
-        for method in MAIN:
-            of_method = [row for row in of_task if row["method"] == method]
-            rates = [row["learning_rate"] for row in of_method]
-            if rates:
-                rate = max(set(rates), key=lambda r: (rates.count(r), -r))
-                found[method] = {row["seed"]: per_prompt(row) for row in of_method if row["learning_rate"] == rate}
-        for method, curves in found.items():
-            mean = np.mean(list(curves.values()), axis=(0, 1))[[0, 2, 4]]
-            peers = found.get("grpo", {}) if method != "grpo" else {}
-            gains = [gain_text(curves, others, 2) for others in (dict.fromkeys(curves, base), peers)]
-            lines.append([task, f"`{method}`", str(len(curves)), *(f"{v:.2f}" for v in mean), *gains])
-    head = ["task", "model", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
+        base = per_prompt(next(row for row in of_task if row["method"] == "base"))
+        if task != last:
+            lines.append([task, "untrained", "", "", *(f"{v:.2f}" for v in base.mean(axis=0)[[0, 2, 4]]), "", ""])
+        last = task
+        found = {method: reported(of_task, method, steps) for method in MAIN}
+        curves = {method: {s: per_prompt(row) for s, row in of.items()} for method, of in found.items() if of}
+        for method, of in curves.items():
+            mean = np.mean(list(of.values()), axis=(0, 1))[[0, 2, 4]]
+            peers = curves.get("grpo", {}) if method != "grpo" else {}
+            gains = [gain_text(of, others, 2) for others in (dict.fromkeys(of, base), peers)]
+            lines.append([task, f"`{method}`", str(steps), str(len(of)), *(f"{v:.2f}" for v in mean), *gains])
+    head = ["task", "model", "updates", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
     machine = rows[0]["environment"]
     command = "`python -m benchmarks.language.run && python -m benchmarks.language.report`"
@@ -185,25 +209,25 @@ def short_table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """pass@N over N, a panel per task, mean over seeds."""
+    """pass@N over N, a panel per task and number of updates, mean over the reported seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    bases = {row["task"] for row in rows if row["method"] == "base"}
-    tasks = [name for name, task in TASKS.items() if name in bases and not task.graded]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 3.4), squeeze=False, layout="constrained")
-    for axis, task in zip(axes[0], tasks, strict=True):
-        groups: dict[str, list[Array]] = defaultdict(list)
-        for row in rows:
-            if row["task"] == task:
-                rate = "" if row["learning_rate"] is None else f", {row['learning_rate']:g}"
-                groups[f"{'untrained' if row['method'] == 'base' else row['method']}{rate}"].append(per_prompt(row))
-        for name, curves in sorted(groups.items()):
-            style = {"color": "black", "linestyle": "--"} if name == "untrained" else {"marker": "o", "markersize": 3}
-            axis.plot(NS, np.mean(curves, axis=(0, 1)), label=name, **style)
-        axis.set(xscale="log", xlabel="N", ylabel="solved in N samples", title=task)
+    panels = plans(rows)
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.8 * len(panels), 3.4), squeeze=False, layout="constrained")
+    for axis, (task, steps) in zip(axes[0], panels, strict=True):
+        of_task = [row for row in rows if row["task"] == task]
+        curves = {"untrained": [per_prompt(row) for row in of_task if row["method"] == "base"]}
+        curves |= {method: [per_prompt(r) for r in reported(of_task, method, steps).values()] for method in MAIN}
+        for name, values in curves.items():
+            if values:
+                style = (
+                    {"color": "black", "linestyle": "--"} if name == "untrained" else {"marker": "o", "markersize": 3}
+                )
+                axis.plot(NS, np.mean(values, axis=(0, 1)), label=name, **style)
+        axis.set(xscale="log", xlabel="N", ylabel="solved in N samples", title=f"{task}, {steps} updates")
         axis.set_xticks(NS, [str(n) for n in NS])
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=150)

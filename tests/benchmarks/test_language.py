@@ -66,6 +66,15 @@ def test_table_against_numbers_by_hand(tmp_path):
     assert "| lcm | `grpo`, 1e-05, seed 1 | 0.500 | 0.250 | +0.250 |" in text
 
 
+def test_learning_rates_are_chosen_on_a_seed_that_is_not_reported():
+    rows = [row("grpo", 0, [1, 0, 0, 0], 1e-5), row("grpo", 0, [1, 9, 0, 0], 3e-6)]
+    rows += [row("grpo", seed, [1, 1, 1, 1], 1e-5) for seed in (1, 2)] + [row("grpo", 1, [0, 0, 0, 0], 3e-6)]
+    assert report.reported(rows, "grpo", 24) == {1: rows[-1]}
+    assert report.reported(rows[:2], "grpo", 24) == {0: rows[1]}, "nothing else to report"
+    assert report.reported(rows[2:], "grpo", 24).keys() == {1, 2}, "not chosen: where most seeds are"
+    assert report.reported(rows, "grpo", 72) == {}
+
+
 @pytest.fixture
 def twin(tmp_path, monkeypatch):
     """A tiny model in the place of the real one, ends of line and all."""
