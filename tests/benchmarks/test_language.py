@@ -172,7 +172,7 @@ def test_short_table_and_figure(tmp_path):
     rows = [row("base", 0, [0, 0, 1, 128], None), row("grpo", 1, [0, 0, 0, 128]), row("grpo", 2, [0, 128, 0, 128])]
     rows.append(row("grpo", 1, [1, 1, 1, 1], rate=1e-4))
     text = report.short_table(rows)
-    assert "| lcm | untrained |  | 0.25 |" in text
-    assert "| lcm | `grpo` | 2 | 0.38 | 0.38 | 0.38 | -0.12 ±" in text  # 1e-5 has more seeds
+    assert "| lcm | untrained |  |  | 0.25 |" in text
+    assert "| lcm | `grpo` | 24 | 2 | 0.38 | 0.38 | 0.38 | -0.12 ±" in text  # 1e-5 has more seeds
     report.draw(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
