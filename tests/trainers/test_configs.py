@@ -125,12 +125,14 @@ def test_first_line_is_the_command(path):
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.name.startswith("grpo_")], ids=name_of)
-def test_baselines_differ_in_the_estimator_alone(path):
+def test_baselines_differ_in_the_estimator_and_the_kl_term_alone(path):
     others = [p for p in CONFIGS if p.parent == path.parent and p.name.split("_", 1)[0] in ("tea", "pass")]
     suffix = path.name.removeprefix("grpo_")
     (twin,) = [p for p in others if p.name.removeprefix("tea_").removeprefix("pass_at_n_") == suffix]
     a, b = (yaml.safe_load(p.read_text()) for p in (path, twin))
-    assert {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)} == {"advantage_estimator", "output_dir"}
+    differ = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+    assert differ - {"beta"} == {"advantage_estimator", "output_dir"}
+    assert "beta" not in a
     assert a["advantage_estimator"] == "grpo"
 
 
