@@ -2,8 +2,9 @@
 
     python -m benchmarks.language.demo [--seed 1]
 
-One task (sums of two numbers, without a solved example), the same rollouts and updates for both, each stage a command
-of `tea`, and the report of `tea compare` at the end. Interrupted, it goes on with the stage that it was in.
+One task (least common multiples, without a solved example), the same rollouts and updates for both, for each the
+learning rate that was best for it in README.md, each stage a command of `tea`, and the report of `tea compare` at the
+end. Interrupted, it goes on with the stage that it was in.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from benchmarks.language.methods import SHARED
 from benchmarks.language.model import prepare
 from benchmarks.language.run import check_memory, sample, train, write_data
 
-TASK, METHODS = "chain_sum", ("grpo", "pass_at_n_kl")
+TASK = "lcm_zero_shot"
+METHODS = {"grpo": 3e-6, "pass_at_n_kl": 1e-5}  # and their learning rates
 NUM_SAMPLES = 128
 # Shares of the whole, measured on two cores; they set the estimate of what is left.
 MINUTES = {"train": 7.0, "evaluate": 3.0}
@@ -28,7 +30,7 @@ def main() -> None:
     """Train, sample, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=3e-6)
+    parser.add_argument("--learning-rate", type=float, help="of both; default: of each the best one")
     parser.add_argument("--max-steps", type=int, default=SHARED["max_steps"])
     parser.add_argument("--num-samples", type=int, default=NUM_SAMPLES)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo-smollm2"))
@@ -36,7 +38,8 @@ def main() -> None:
     check_memory()
     folder = options.output_dir / f"seed{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"learning_rate": options.learning_rate, "max_steps": options.max_steps, "samples": options.num_samples}
+    rates = {method: options.learning_rate or rate for method, rate in METHODS.items()}
+    settings = {"learning_rates": rates, "max_steps": options.max_steps, "samples": options.num_samples}
     record = folder / "settings.json"
     if record.is_file() and json.loads(record.read_text()) != settings:
         raise SystemExit(f"{folder} is of other settings: {record.read_text()}; choose another --output-dir")
@@ -56,7 +59,7 @@ def main() -> None:
             print(f"[{number}/{len(stages)}] {stage} {method}: about {left:.0f} minutes left", flush=True)
             start = time.perf_counter()
             if stage == "train":
-                train(TASK, method, options.seed, options.learning_rate, options.max_steps, work)
+                train(TASK, method, options.seed, rates[method], options.max_steps, work)
             else:
                 sample(TASK, work / "model" if method != "base" else base, options.num_samples, work)
             done.touch()
