@@ -350,7 +350,7 @@ def test_a_seed_that_is_still_running_is_not_averaged_with_whole_ones():
     assert (found.count, found.tasks) == (4, 2)
 
 
-def test_blind_seeds_are_reported_and_the_others_decide_the_defaults():
+def test_blind_seeds_are_reported_and_the_others_beside_them_for_the_defaults():
     rows = [*main_rows(seeds=(0, *SEEDS)), *(row("catalog", "grpo", seed, 1.0) for seed in (1, 6))]
     for seed in (6, 7):
         SEED_EFFECT[seed] = float(seed)
@@ -362,8 +362,10 @@ def test_blind_seeds_are_reported_and_the_others_decide_the_defaults():
     (of,) = [of for of in summary["defaults"]["defaults"] if of["method"] == "tea"]
     assert of["tasks"]["one"].mean == pytest.approx(0.1)
     assert of["tasks"]["one"].count == len(SEEDS)
+    (of,) = [of for of in summary["defaults"]["blind"]["defaults"] if of["method"] == "tea"]
+    assert (of["tasks"]["one"].mean, of["tasks"]["one"].count) == (pytest.approx(-6.0), 2)
     assert "seeds 6, 7;" in texts["main"]
-    assert "seeds 1, 2, 3, 4, 5;" in texts["defaults"]
+    assert "seeds 1, 2, 3, 4, 5, 6, 7;" in texts["defaults"]
     assert "catalog" in texts["held_out"]
     assert "catalog" not in texts["main"]
 

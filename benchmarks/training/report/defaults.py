@@ -1,4 +1,4 @@
-"""TEA's default: projected or as published, its tail, the scale; on the seeds that everything was developed on."""
+"""TEA's default: projected or as published, its tail, the scale; on blind seeds, and on those of the development."""
 
 from __future__ import annotations
 
@@ -10,13 +10,31 @@ from benchmarks.record import table
 from benchmarks.training.report.common import NOT_RUN, Section, show, show_overall
 from benchmarks.training.report.intervals import paired
 from benchmarks.training.report.results import Results
-from benchmarks.training.run import DEFAULTS, LONG_TASKS, LONGER, ROLLOUTS, M, N
+from benchmarks.training.run import DEFAULTS, LONG_TASKS, LONGER, ROLLOUTS, SEEDS, M, N
 
 SIZES = (8, M, 64)
 
 
 def section_defaults(results: Results) -> Section:
-    """What TEA's default is to be."""
+    """What TEA's default is to be; ``summary["blind"]`` is of the blind seeds, the rest of the others."""
+    texts, summary = [], {}
+    for title, part in (
+        ("Blind seeds", results.blind()),
+        ("The seeds of the development", results.only(lambda row: row["seed"] in SEEDS)),
+    ):
+        part.used = results.used
+        text, found = _tables(part)
+        if text != NOT_RUN:
+            texts.append(f"### {title}\n\n{text}")
+        if title == "Blind seeds":
+            summary["blind"] = found
+        else:
+            summary |= found
+    return ("\n\n".join(texts), summary) if texts else (NOT_RUN, {})
+
+
+def _tables(results: Results) -> Section:
+    """Both tables, of these seeds."""
     found: dict[str, Any] = {"defaults": [], "longer": []}
     header = ["method", *results.tasks, "all tasks, units"]
     rows = []
