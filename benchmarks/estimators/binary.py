@@ -48,10 +48,6 @@ def estimators(m: int, n: int) -> dict[str, Callable[[torch.Tensor], torch.Tenso
         "passk_binary, k=m/2": tea.get_estimator("passk_binary", k=m // 2),
         "pass_at_n": tea.get_estimator("pass_at_n", target_n=n),
         "pass_at_n, prior (0.2, 1.5)": tea.get_estimator("pass_at_n", target_n=n, prior=(0.2, 1.5)),
-        **{
-            f"pass_at_n, averaged over {k}": tea.get_estimator("pass_at_n", target_n=n, averaged_over=k)
-            for k in (16, 64, 256)
-        },
     }
 
 

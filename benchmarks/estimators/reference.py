@@ -71,8 +71,7 @@ CLAIMS: dict[str, Claim] = {
         "tests/estimators/test_empirical_bayes.py::test_alike_prompts_give_best_of_128_from_16",
     ),
     "pass_at_n": Claim(
-        "direction of grad p; a prompt's weight is a posterior mean "
-        "(`averaged_over`: of least error over many prompts, not monotone)",
+        "direction of grad p; the weight of a prompt is a posterior mean",
         "0/1 rewards, Beta prior",
         "graded rewards are refused",
         "tests/estimators/test_binary.py::test_direction_is_unbiased",

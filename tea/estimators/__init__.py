@@ -21,7 +21,7 @@ from tea.estimators.baselines import (
     rloo_advantages,
     rs_grpo_advantages,
 )
-from tea.estimators.binary import check_averaged_over, check_prior, pass_at_n_advantages, passk_binary_advantages
+from tea.estimators.binary import check_prior, pass_at_n_advantages, passk_binary_advantages
 from tea.estimators.empirical_bayes import eb_bon_advantages
 from tea.estimators.families import check_tail
 from tea.estimators.functional import functional_advantages
@@ -268,7 +268,6 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "shrinkage": check_shrinkage,
     "prefix_sizes": lambda sizes: check_prefix_sizes(sizes, 1),
     "prior": check_prior,
-    "averaged_over": check_averaged_over,
     "rank_weights": check_rank_weights,
     "size": check_size,
     "beta": check_beta,

@@ -52,54 +52,6 @@ def _weight_table(m: int, target_n: float, a: float, b: float) -> list[list[floa
     ]
 
 
-def check_averaged_over(averaged_over: float | None) -> None:
-    """Raise ValueError unless ``averaged_over`` is None or a finite number >= 1."""
-    if averaged_over is None:
-        return
-    if not isinstance(averaged_over, (int, float)) or not math.isfinite(averaged_over) or averaged_over < 1:
-        raise ValueError(f"averaged_over must be a number of prompts, at least 1, or None, got {averaged_over!r}")
-
-
-def _averaged_weights(m: int, target_n: float, prompts: float, a: float, b: float) -> np.ndarray:
-    """The (m,) weights given 0 .. m - 1 successes among the others, of least mean square error of an average.
-
-    Of one prompt with success probability p, and weight w[t] given t successes among the others, the gradient in the
-    log-odds is s (m - s) / (m (m - 1)) ((1 - p) w[s - 1] + p w[s]) after s successes, its mean over s is
-    p (1 - p) sum_t Bin(t; m - 1, p) w[t], and the truth is p (1 - p) N (1 - p)^(N - 1). Squared bias plus variance over
-    ``prompts``, averaged over p ~ Beta(a, b), is quadratic in w, with Beta functions for coefficients.
-    """
-    t, s = np.arange(m), np.arange(1, m)
-    whole = special.betaln(a, b)
-
-    def log_choose(size: int, k: np.ndarray) -> np.ndarray:
-        return -special.betaln(k + 1, size - k + 1) - math.log(size + 1)
-
-    def mean(successes: np.ndarray, failures: Any) -> np.ndarray:
-        """Logarithm of the mean of p^successes (1 - p)^failures."""
-        return special.betaln(a + successes, b + failures) - whole
-
-    choose = log_choose(m - 1, t)
-    pair = t[:, None] + t
-    bias = np.exp(choose[:, None] + choose + mean(pair + 2, 2 * (m - 1) - pair + 2))
-    wanted = target_n * np.exp(choose + mean(t + 2, (m - 1 - t) + (target_n - 1) + 2))
-    square = np.zeros((m, m))
-    size = np.exp(log_choose(m, s)) * (s * (m - s) / (m * (m - 1))) ** 2
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):  # of w[s - 1] and w[s]
-        square[s - 1 + i, s - 1 + j] += size * np.exp(mean(s + i + j, m - s + 2 - i - j))
-    matrix = bias + (square - bias) / prompts
-    unit = 1 / np.sqrt(np.diag(matrix))
-    return np.asarray(unit * np.linalg.solve(unit[:, None] * matrix * unit, unit * wanted))
-
-
-def _averaged_weight_table(m: int, target_n: float, prompts: float, a: float, b: float) -> list[list[float]]:
-    """Like :func:`_weight_table`, with the weights of :func:`_averaged_weights`."""
-    return [
-        (_averaged_weights(count, target_n, prompts, a, b).tolist() if count > 1 else [0.0] * count)
-        + [0.0] * (m - count)
-        for count in range(m + 1)
-    ]
-
-
 def _prior_grid() -> tuple[np.ndarray, np.ndarray]:
     mean, concentration = (x.ravel() for x in np.meshgrid(PRIOR_MEANS, PRIOR_CONCENTRATIONS))
     return mean * concentration, (1.0 - mean) * concentration
@@ -185,7 +137,6 @@ def pass_at_n_advantages(
     target_n: float,
     *,
     prior: tuple[float, float] | Literal["fit"] = (0.5, 0.5),
-    averaged_over: float | None = None,
     mask: Tensor | None = None,
     monotone: bool = False,
     center: bool = True,
@@ -202,20 +153,12 @@ def pass_at_n_advantages(
     The weight does not depend on rollout i, so the direction per prompt is exactly unbiased; only the weight
     between prompts is estimated. Ours.
 
-    A posterior mean is the best guess for one prompt. It cannot tell a success rate of 0.005 from one of 0.05, so that
-    what prompts share is taught mostly by those with nothing left to win. With ``averaged_over`` = K the weights are
-    those functions of s with which the average over K prompts has the least mean square error under the prior. As the
-    noise of one prompt is averaged out, they may change sign (16 rollouts, N = 128, K = 64: in proportion 1, -0.6,
-    0.05, 0.1 for s = 0 to 3), and their mean falls more like N (1 - p)^(N - 1) as success gets common.
-
     Args:
         rewards: (P, m), each 0 or 1; NaN marks a missing one.
         target_n: N, samples per prompt at deployment, >= 1.
         prior: (a, b) of the Beta prior on the success probability of a prompt; or "fit", empirical Bayes over a
             grid of priors (from all but impossible to all but certain), each weighted by how well it predicts
             the outcomes of the other prompts in the batch.
-        averaged_over: K >= 1, the number of prompts that the gradient of what they share is averaged over. None: the
-            posterior mean. Not with prior="fit".
         mask: (P, m) bool, True where the rollout counts.
         monotone: Project on nondecreasing functions of the reward.
         center: Subtract the group mean.
@@ -232,7 +175,6 @@ def pass_at_n_advantages(
     """
     check_target_n(target_n)
     check_prior(prior)
-    check_averaged_over(averaged_over)
     group = as_group(rewards, mask)
     check_binary(group.rewards, group.valid)
     success = group.filled(0.0)
@@ -240,14 +182,9 @@ def pass_at_n_advantages(
     s = success.sum(1, keepdim=True) - success
     m = rewards.shape[1]
     if prior == "fit":
-        if averaged_over is not None:
-            raise ValueError(f"averaged_over={averaged_over} needs a prior of two numbers, got prior='fit'")
         weight = _fitted_weight(success, group, target_n)
     else:
-        build, over = (
-            (_weight_table, ()) if averaged_over is None else (_averaged_weight_table, (float(averaged_over),))
-        )
-        table = constant(build, m, target_n, *over, *prior, dtype=success.dtype, device=success.device)
+        table = constant(_weight_table, m, target_n, *prior, dtype=success.dtype, device=success.device)
         weight = by_count(table, group).gather(1, s.long().clamp(0, m - 1))
     raw = weight * (success - s / others)
     return finalize(raw, group, monotone=monotone, center=center, scale=scale)

@@ -74,8 +74,6 @@ for entry in tea.list_estimators():
         SPECS.append(Case(entry, {"tail_fraction": "auto"}))
     if "prior" in entry.parameters:
         SPECS.append(Case(entry, {"prior": "fit"}))
-    if "averaged_over" in entry.parameters:
-        SPECS.append(Case(entry, {"averaged_over": 64}))
     if "size" in entry.parameters:
         SPECS += [Case(entry, {"rank_weights": name, "size": 3}) for name in ("median", "quantile:0.8", "cvar:0.5")]
     if "standardize" in entry.parameters:
@@ -292,7 +290,7 @@ def test_monotone_by_formula_or_not(spec):
     sorted_rewards, order = rewards.sort(dim=1)
     steps = advantages.gather(1, order).diff(dim=1)
     decreasing = ((steps < -1e-9) & (sorted_rewards.diff(dim=1) > 0)).any()
-    assert bool(decreasing) == (spec.name not in MONOTONE or "averaged_over" in spec.options)
+    assert bool(decreasing) == (spec.name not in MONOTONE)
 
 
 # --- Degenerate groups, missing rewards ---
