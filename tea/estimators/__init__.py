@@ -136,7 +136,6 @@ _REGISTRY: dict[str, EstimatorSpec] = {
             "best-of-N extrapolated from the mean and standard deviation of the upper tail",
             _TEA_PAPER,
             gaussian_tail=True,
-            monotone_in_training=True,
         ),
         EstimatorSpec(
             "prefix_tea",
@@ -144,7 +143,6 @@ _REGISTRY: dict[str, EstimatorSpec] = {
             "TEA cross-fitted on prefixes of the rollouts and combined to cancel its bias",
             _TEA_PAPER,
             gaussian_tail=True,
-            monotone_in_training=True,
             no_memory="it goes by the order in which the rollouts were sampled; use tea or max_at_k",
         ),
         EstimatorSpec(

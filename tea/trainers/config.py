@@ -56,7 +56,7 @@ class TEAConfig(GRPOConfig):
         tail: For `tea`, `prefix_tea` and `ladder`, the family of the upper tail: "gaussian", "exponential", "gpd" or
             "auto".
         monotone: Make the advantages nondecreasing in the reward (isotonic projection). None: what is
-            recommended for the estimator in training (on for those that extrapolate a tail).
+            recommended for the estimator in training (on for `ladder`).
         normalize_advantages: What sets the size of a step, which otherwise depends on N and the tail fraction.
             "running": the largest root mean square that the advantages have had, averaged over recent batches and
             kept in the checkpoints; a batch of prompts that are all solved stays a small one. "batch" (or True): the
