@@ -13,7 +13,7 @@ from axolotl.core.trainers.grpo.trainer import AxolotlGRPOTrainer
 import tea
 from tea.trainers import AdvantageTrainer
 
-ESTIMATOR = tea.get_estimator("tea", target_n=128, monotone=True)
+ESTIMATOR = tea.get_estimator("tea", target_n=128)
 
 
 class Trainer(AdvantageTrainer, AxolotlGRPOTrainer):

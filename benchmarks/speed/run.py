@@ -57,7 +57,7 @@ def functions() -> dict[str, Function]:
         if "target_n" in spec.parameters:
             bound["target_n"] = TARGET_N
         found[spec.name] = tea.get_estimator(spec.name, **{**bound, "monotone": False})
-        if spec.monotone_in_training:
+        if spec.gaussian_tail:
             projected.append((spec.name, tea.get_estimator(spec.name, **{**bound, "monotone": True})))
     for name, estimator in projected:
         found[f"{name}, monotone"] = estimator

@@ -83,7 +83,7 @@ def test_running_scale():
 def test_defaults():
     rewards = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     ids = [i for i in range(4) for _ in range(8)]
-    expected = tea.tea_advantages(rewards, 128, monotone=True, scale="none")
+    expected = tea.tea_advantages(rewards, 128, scale="none")
     assert torch.equal(group_advantages()(rewards.flatten(), ids).view(4, 8), expected)
     # A batch that is nearly saturated has nearly no advantages: nothing scales them up again.
     saturated = torch.where(torch.arange(8) < 7, 1.0, 0.0).expand(4, 8)
@@ -91,8 +91,13 @@ def test_defaults():
     assert 0 < ours.abs().max() < 1e-6
     grpo = group_advantages("grpo")(rewards.flatten(), ids).view(4, 8)
     assert torch.equal(grpo, tea.grpo_advantages(rewards))
-    free = group_advantages("tea", target_n=64, monotone=False)
-    torch.testing.assert_close(free(rewards.flatten(), ids).view(4, 8), tea.tea_advantages(rewards, 64))
+    projected = group_advantages("tea", target_n=64, monotone=True)
+    expected = tea.tea_advantages(rewards, 64, monotone=True)
+    torch.testing.assert_close(projected(rewards.flatten(), ids).view(4, 8), expected)
+    ladder = group_advantages("ladder", scale="none")
+    torch.testing.assert_close(
+        ladder(rewards.flatten(), ids).view(4, 8), tea.ladder_advantages(rewards, 128, monotone=True)
+    )
 
 
 def test_reward_memory():

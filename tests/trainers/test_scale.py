@@ -84,7 +84,7 @@ def test_default_scale_comes_from_the_run(build):
         return [size * text.count("o") / 4 + size * len(text) / 40 for text in completions]
 
     seen = record(build(TEATrainer, reward_funcs=reward, target_n=32))
-    raw = [tea.tea_advantages(rewards, 32, monotone=True) for rewards, _ in seen]
+    raw = [tea.tea_advantages(rewards, 32) for rewards, _ in seen]
     scales = by_hand([a.flatten().tolist() for a in raw], 0.9)
     for (_, trained), advantages, scale in zip(seen, raw, scales, strict=True):
         torch.testing.assert_close(trained, advantages.flatten() / scale)
@@ -97,7 +97,7 @@ def test_default_scale_comes_from_the_run(build):
 def test_scale_of_each_batch(build, value):
     seen = record(build(TEATrainer, target_n=32, normalize_advantages=value))
     for rewards, trained in seen:
-        expected = tea.normalize_advantages(tea.tea_advantages(rewards, 32, monotone=True)).flatten()
+        expected = tea.normalize_advantages(tea.tea_advantages(rewards, 32)).flatten()
         torch.testing.assert_close(trained, expected)
 
 
@@ -113,7 +113,7 @@ def test_default_division_of_groups(name, scale):
 def test_no_scale(build):
     seen = record(build(TEATrainer, target_n=32, normalize_advantages=False))
     for rewards, trained in seen:
-        torch.testing.assert_close(trained, tea.tea_advantages(rewards, 32, monotone=True).flatten())
+        torch.testing.assert_close(trained, tea.tea_advantages(rewards, 32).flatten())
 
 
 def test_scale_is_kept_in_the_checkpoint(build, tmp_path):

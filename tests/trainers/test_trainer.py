@@ -35,7 +35,7 @@ def test_named_trainer_uses_its_estimator_normalized(build, trainer_class, funct
     trainer._calculate_rewards = lambda *a, **k: seen.append(inner(*a, **k)) or seen[-1]
     trainer.train()
     rewards = seen[0].view(-1, 4)
-    raw = function(rewards, 32, 0.5, monotone=True)
+    raw = function(rewards, 32, 0.5)
     valid = ~torch.isnan(rewards)
     expected = torch.where(valid, raw, 0.0) / (raw[valid] ** 2).mean().sqrt()
     assert valid.sum() < valid.numel()
@@ -148,7 +148,7 @@ def test_annealed_target_n(build):
     trainer.train()
     assert [row["tea/target_n"] for row in trainer.state.log_history[:-1]] == [2, 4, 8, 16]
     trainer.state.global_step = 2
-    expected = tea.tea_advantages(rewards, 8, monotone=True, scale="none")
+    expected = tea.tea_advantages(rewards, 8, scale="none")
     torch.testing.assert_close(trainer._advantages_of(rewards), expected)
 
 
@@ -169,7 +169,7 @@ def test_plain_grpo_config_stands_for_the_defaults(build):
     assert trainer.advantage_estimator.options == {
         "target_n": 128,
         "tail_fraction": 0.25,
-        "monotone": True,
+        "monotone": False,
         "scale": "group",
     }
 
