@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "max_at_2m_memory": {"advantage_estimator": "max_at_k", "k": 2 * M, "reward_memory": M},
     # Held to the untrained model, which keeps answers that training has not seen succeed.
     "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
+    "max_at_m_kl": {"advantage_estimator": "max_at_k", "k": M, "beta": 0.06},
     # A quarter of the rollouts per prompt, and four times the prompts.
     "grpo_m4": {"advantage_estimator": "grpo", "num_generations": 4},
     "pass_at_n_kl_m4": {"advantage_estimator": "pass_at_n", "beta": 0.06, "num_generations": 4},
