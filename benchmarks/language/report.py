@@ -181,22 +181,27 @@ def plans(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     ]
 
 
+def curves_of(rows: list[dict[str, Any]], steps: int) -> dict[str, dict[int, Array]]:
+    """Method of the main plan to seed to :func:`per_prompt` of one task's rows, as :func:`reported`."""
+    found = {method: reported(rows, method, steps) for method in MAIN}
+    return {method: {seed: per_prompt(row) for seed, row in of.items()} for method, of in found.items() if of}
+
+
 def short_table(rows: list[dict[str, Any]]) -> str:
     """For the README: the methods of the main plan on every task with right answers, as :func:`reported`."""
     lines = []
-    last = None
+    shown = [0, 2, 4]  # N = 1, 16, 128
+    bases: dict[str, Array] = {}
     for task, steps in plans(rows):
         of_task = [row for row in rows if row["task"] == task]
-        base = per_prompt(next(row for row in of_task if row["method"] == "base"))
-        if task != last:
-            lines.append([task, "untrained", "", "", *(f"{v:.2f}" for v in base.mean(axis=0)[[0, 2, 4]]), "", ""])
-        last = task
-        found = {method: reported(of_task, method, steps) for method in MAIN}
-        curves = {method: {s: per_prompt(row) for s, row in of.items()} for method, of in found.items() if of}
+        if task not in bases:
+            bases[task] = per_prompt(next(row for row in of_task if row["method"] == "base"))
+            lines.append([task, "untrained", "", "", *(f"{v:.2f}" for v in bases[task].mean(axis=0)[shown]), "", ""])
+        curves = curves_of(of_task, steps)
         for method, of in curves.items():
-            mean = np.mean(list(of.values()), axis=(0, 1))[[0, 2, 4]]
+            mean = np.mean(list(of.values()), axis=(0, 1))[shown]
             peers = curves.get("grpo", {}) if method != "grpo" else {}
-            gains = [gain_text(of, others, 2) for others in (dict.fromkeys(of, base), peers)]
+            gains = [gain_text(of, others, 2) for others in (dict.fromkeys(of, bases[task]), peers)]
             lines.append([task, f"`{method}`", str(steps), str(len(of)), *(f"{v:.2f}" for v in mean), *gains])
     head = ["task", "model", "updates", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
@@ -219,14 +224,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(3.8 * len(panels), 3.4), squeeze=False, layout="constrained")
     for axis, (task, steps) in zip(axes[0], panels, strict=True):
         of_task = [row for row in rows if row["task"] == task]
-        curves = {"untrained": [per_prompt(row) for row in of_task if row["method"] == "base"]}
-        curves |= {method: [per_prompt(r) for r in reported(of_task, method, steps).values()] for method in MAIN}
-        for name, values in curves.items():
-            if values:
-                style = (
-                    {"color": "black", "linestyle": "--"} if name == "untrained" else {"marker": "o", "markersize": 3}
-                )
-                axis.plot(NS, np.mean(values, axis=(0, 1)), label=name, **style)
+        base = per_prompt(next(row for row in of_task if row["method"] == "base"))
+        axis.plot(NS, base.mean(axis=0), label="untrained", color="black", linestyle="--")
+        for method, of in curves_of(of_task, steps).items():
+            axis.plot(NS, np.mean(list(of.values()), axis=(0, 1)), label=method, marker="o", markersize=3)
         axis.set(xscale="log", xlabel="N", ylabel="solved in N samples", title=f"{task}, {steps} updates")
         axis.set_xticks(NS, [str(n) for n in NS])
         axis.legend(fontsize=7)

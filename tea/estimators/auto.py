@@ -84,10 +84,10 @@ def choose_estimator(target_n: int, num_generations: int, rewards: Tensor | None
         return Choice("max_at_k", safe, reason)
     if bool(((seen == 0) | (seen == 1)).all()):
         return Choice("pass_at_n", {"target_n": n}, f"rewards are 0 or 1, and N = {n} is beyond the {m} rollouts")
-    if memory > 0:
-        k = min(n, m + memory)
-        return Choice("max_at_k", {"k": k}, f"graded rewards: the best of the {m} rollouts and {k - m} remembered")
-    return Choice("max_at_k", safe, f"graded rewards: nothing is measurably better than the best of the {m} rollouts")
+    k = min(n, m + memory)
+    remembered = f" and {k - m} remembered" if memory else ""
+    reason = f"graded rewards: nothing is measurably better than the best of the {m} rollouts{remembered}"
+    return Choice("max_at_k", {"k": k}, reason)
 
 
 class AutoEstimator:
