@@ -74,7 +74,7 @@ def model_card(
     ]
     text = [
         f"# {model_name or 'model'}",
-        f"Trained with [tea](https://pypi.org/project/tea-rl) for best-of-{n:g}: sample {n:g} responses, score them "
+        f"Trained with tea (tea-rl) for best-of-{n:g}: sample {n:g} responses, score them "
         "with the reward below and return the best. Alone, one response may be no better than the base model's.",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows)]),
         f"## Command\n\n    {command_line()}",
