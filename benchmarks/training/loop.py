@@ -42,6 +42,8 @@ class Settings:
         beta: Weight of the KL divergence to the base model (k3 estimator), as in GRPO.
         sampling: Added to the seed of the sampling alone: the same run with other rollouts.
         max_grad_norm: What gradients are clipped to.
+        share_by_gain: After the first epoch, the share of each update's prompts that is drawn by what best-of-N gained
+            from them last, see :class:`PromptOrder`.
     """
 
     num_generations: int
@@ -52,6 +54,39 @@ class Settings:
     beta: float = 0.0
     sampling: int = 0
     max_grad_norm: float = 1.0
+    share_by_gain: float = 0.0
+
+
+class PromptOrder:
+    """The prompts of a run's updates: one random epoch after the other, a share of them drawn by gain instead.
+
+    What best-of-N gains from a prompt in one step of the policy is, to first order, the size of its advantages: 0 where
+    all rollouts are equal or the best is common. So the root mean square of a group's advantages at its last visit
+    is the chance of its prompt, without replacement within an update.
+    """
+
+    def __init__(self, count: int, share: float, seed: int) -> None:
+        self.count, self.share = count, share
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue = torch.empty(0, dtype=torch.long)
+        self.gain = torch.zeros(count)
+        self.visited = torch.zeros(count, dtype=torch.bool)
+
+    def take(self, number: int) -> Tensor:
+        """(number,) indices of prompts."""
+        by_gain = round(self.share * number) if bool(self.visited.all()) else 0
+        while len(self.queue) < number - by_gain:
+            self.queue = torch.cat((self.queue, torch.randperm(self.count, generator=self.generator)))
+        index, self.queue = self.queue[: number - by_gain], self.queue[number - by_gain :]
+        if by_gain:
+            chance = self.gain + 1e-3 * self.gain.mean() + 1e-12  # enough of them above 0 to draw from
+            index = torch.cat((index, torch.multinomial(chance, by_gain, generator=self.generator)))
+        return index
+
+    def learn(self, index: Tensor, advantages: Tensor) -> None:
+        """Of prompts (P,) the advantages (P, m) of their last visit."""
+        self.gain[index] = advantages.square().mean(1).sqrt()
+        self.visited[index] = True
 
 
 Advantages = Callable[..., Tensor]
@@ -86,18 +121,22 @@ def sampled_rewards(
 
 
 def _further_rewards(
-    task: Task, policies: Stack, index: Tensor, members: Sequence[Member], generators: Sequence[torch.Generator]
+    task: Task,
+    policies: Stack,
+    indices: Sequence[Tensor],
+    members: Sequence[Member],
+    generators: Sequence[torch.Generator],
 ) -> list[tuple[Tensor, ...]]:
     """Per member nothing, or (P, K) rewards of K samples that are not trained on."""
     found: list[tuple[Tensor, ...]] = []
     for i, (member, generator) in enumerate(zip(members, generators, strict=True)):
         count = getattr(member.advantages_of, "further_samples", 0)
-        found.append((sampled_rewards(task, policies[i], index, count, generator),) if count else ())
+        found.append((sampled_rewards(task, policies[i], indices[i], count, generator),) if count else ())
     return found
 
 
 def train(task: Task, base: nn.Module, members: Sequence[Member], seed: int) -> Stack:
-    """The trained policies, from the same base model on the same prompts in the same order."""
+    """The trained policies, from the same base model, by default on the same prompts in the same order."""
     settings = members[0].settings
     if any(stackable(member.settings) != stackable(settings) for member in members):
         raise ValueError("runs of one stack must have the same settings but for learning rate, clipping and sampling")
@@ -107,24 +146,25 @@ def train(task: Task, base: nn.Module, members: Sequence[Member], seed: int) -> 
     optimizer = Adam(policies.flat)
     rates = torch.tensor([member.settings.learning_rate for member in members])
     norms = torch.tensor([member.settings.max_grad_norm for member in members])
-    order = torch.Generator().manual_seed(seed)
+    orders = [PromptOrder(task.num_train, member.settings.share_by_gain, seed) for member in members]
     sampling = [torch.Generator().manual_seed(seed + 1 + member.settings.sampling) for member in members]
     beside = [torch.Generator().manual_seed(seed + 3 + member.settings.sampling) for member in members]
-    queue = torch.empty(0, dtype=torch.long)
     m, steps = settings.num_generations, settings.updates * settings.num_iterations
     for _ in range(settings.updates):
-        while len(queue) < settings.prompts_per_update:
-            queue = torch.cat((queue, torch.randperm(task.num_train, generator=order)))
-        index, queue = queue[: settings.prompts_per_update], queue[settings.prompts_per_update :]
-        prompts = task.tokens[index].expand(len(members), -1, -1)
+        indices = [order.take(settings.prompts_per_update) for order in orders]
+        prompts = torch.stack([task.tokens[index] for index in indices])
         completions = policies.sample(prompts, m, task.completion_length, sampling)
-        rows = index.repeat_interleave(m)
-        rewards = [task.reward(rows, mine).view(-1, m) for mine in completions]
-        further = _further_rewards(task, policies, index, members, beside)
+        rewards = [
+            task.reward(index.repeat_interleave(m), mine).view(-1, m)
+            for index, mine in zip(indices, completions, strict=True)
+        ]
+        further = _further_rewards(task, policies, indices, members, beside)
         advantages = [
             member.advantages_of(mine, index, *more)
-            for member, mine, more in zip(members, rewards, further, strict=True)
+            for member, mine, index, more in zip(members, rewards, indices, further, strict=True)
         ]
+        for order, index, mine in zip(orders, indices, advantages, strict=True):
+            order.learn(index, mine)
         old_log_probs = reference_log_probs = None
         if reference is not None:
             with torch.no_grad():

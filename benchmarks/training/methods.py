@@ -188,6 +188,10 @@ _ABLATIONS = [
     *(_vary("ladder", f"rungs {low}, {high}", "rungs", rungs=(low, high)) for low, high in ((2, 4), (2, 16), (8, 16))),
     *(_vary("eb_bon", f"target_n {target}", "target_n", target_n=target) for target in (16, 32, 64, 512)),
     _vary("eb_bon", "rewards as they are", "standardize", standardize=False),
+    *(
+        _vary(parent, "half by gain", "prompts", settings={"share_by_gain": 0.5})
+        for parent in ("max_at_m", "max_at_2m_memory")
+    ),
     _vary("tea", "with memory", "memory", size=112),
     _vary("eb_bon", "with memory", "memory", size=112),
     *(_vary("ladder_memory", f"{size} remembered", "memory", size=size) for size in (16, 48)),

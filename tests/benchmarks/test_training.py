@@ -9,6 +9,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from scipy import stats
 
 from benchmarks.training import loop, policy, run
 from benchmarks.training.methods import METHODS, PSI_ORACLE
@@ -315,6 +316,29 @@ def test_kl_and_iterations_change_the_run(tiny, change):
     plain = trained(settings)
     assert torch.equal(plain, trained(settings))
     assert not torch.equal(plain, trained(replace(settings, **change)))
+
+
+def test_prompts_come_in_epochs_and_by_gain():
+    plain = loop.PromptOrder(12, 0.0, seed=3)
+    order = torch.Generator().manual_seed(3)
+    epochs = torch.cat([torch.randperm(12, generator=order) for _ in range(2)])
+    assert torch.equal(torch.cat([plain.take(8) for _ in range(3)]), epochs)
+
+    half = loop.PromptOrder(12, 0.5, seed=3)
+    gain = torch.arange(12.0)
+    first = torch.cat([half.take(4) for _ in range(3)])
+    assert sorted(first.tolist()) == list(range(12))  # nothing by gain before all have been seen
+    half.learn(first, torch.stack((gain, -gain), dim=1)[first])
+    assert torch.equal(half.gain, gain)
+    drawn = torch.stack([half.take(4) for _ in range(3000)])
+    uniform, by_gain = drawn[:, :2], drawn[:, 2:]
+    assert torch.equal(uniform.flatten().bincount(), torch.full((12,), 500))
+    assert (by_gain[:, 0] != by_gain[:, 1]).all()
+    # The first of the two; a prompt without gain is drawn hardly ever.
+    counts = by_gain[:, 0].bincount(minlength=12).double()
+    assert counts[0] < 5
+    expected = gain[1:].double() / gain.sum() * counts[1:].sum()
+    assert stats.chisquare(counts[1:], expected).pvalue > 1e-3
 
 
 def test_a_base_model_is_pretrained_once(monkeypatch):
