@@ -37,7 +37,7 @@ from tea.estimators.group import BinaryRewardsWarning
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "ceiling.json"
 SAMPLES = 512
-COMPARED = ("grpo", "max_at_m", "tea", "tea_published", "eb_bon", "max_at_2m_memory", "ladder_memory")
+COMPARED = ("grpo", "max_at_m", "tea_projected", "tea_published", "eb_bon", "max_at_2m_memory", "ladder_memory")
 
 
 def ratio_interval(over: Sequence[float], under: Sequence[float]) -> tuple[float, float] | None:

@@ -59,7 +59,7 @@ NAMES = (
     "cat_bon",
     "tail_rl",
     "tea_published",
-    "tea",
+    "tea_projected",
     "ladder",
     "pass_at_n",
     "eb_bon",

@@ -147,7 +147,7 @@ _MAIN = [
     Method("tail_rl", "tail_rl"),
     Method("tea_published", "tea", lambda m, n: {"monotone": False}),
     Method("prefix_tea_published", "prefix_tea", lambda m, n: {"monotone": False}),
-    Method("tea", "tea", lambda m, n: {"monotone": True}, ours=True),  # projected; the trainers leave it as published
+    Method("tea_projected", "tea", lambda m, n: {"monotone": True}, ours=True),
     Method("ladder", "ladder", ours=True),
     Method("eb_bon", "eb_bon", ours=True),
     Method("pass_at_n", "pass_at_n", ours=True, binary_only=True),
@@ -178,11 +178,11 @@ _ABLATIONS = [
     _vary("ladder", "unprojected", "projection", monotone=False),
     _vary("ladder_memory", "unprojected", "projection", monotone=False),
     replace(_vary("prefix_tea_published", "projected", "projection", monotone=True), ours=True),
-    *(_vary("tea", f"fraction {share}", "tail fraction", tail_fraction=share) for share in (0.125, 0.5, 1.0)),
-    _vary("tea", "tail auto", "tail family", tail="auto", tail_fraction="auto"),
+    *(_vary("tea_projected", f"fraction {share}", "tail fraction", tail_fraction=share) for share in (0.125, 0.5, 1.0)),
+    _vary("tea_projected", "tail auto", "tail family", tail="auto", tail_fraction="auto"),
     _vary("tea_published", "tail auto", "tail family", tail="auto", tail_fraction="auto"),
     _vary("tea_published", "over group std", "scale", scale="group"),
-    *(_vary(parent, "over group std", "scale", scale="group") for parent in ("max_at_m", "tea", "eb_bon")),
+    *(_vary(parent, "over group std", "scale", scale="group") for parent in ("max_at_m", "tea_projected", "eb_bon")),
     _vary("eb_bon", "uncentred", "centring", center=False),
     *(_vary("prefix_tea_published", f"order {k}", "order", order=k) for k in (1, 3)),
     *(_vary("ladder", f"rungs {low}, {high}", "rungs", rungs=(low, high)) for low, high in ((2, 4), (2, 16), (8, 16))),
@@ -192,7 +192,7 @@ _ABLATIONS = [
         _vary(parent, "half by gain", "prompts", settings={"share_by_gain": 0.5})
         for parent in ("max_at_m", "max_at_2m_memory")
     ),
-    _vary("tea", "with memory", "memory", size=112),
+    _vary("tea_projected", "with memory", "memory", size=112),
     _vary("eb_bon", "with memory", "memory", size=112),
     *(_vary("ladder_memory", f"{size} remembered", "memory", size=size) for size in (16, 48)),
     *(

@@ -429,7 +429,7 @@ def test_memories_are_not_shared_between_runs():
 
 
 def cell(**changes):
-    return replace(run.Cell("main", "survey", "tea", 16, 128, 16, 2, 1, 1e-3), **changes)
+    return replace(run.Cell("main", "survey", "tea_projected", 16, 128, 16, 2, 1, 1e-3), **changes)
 
 
 @pytest.fixture
@@ -545,14 +545,15 @@ def test_learning_rates_are_chosen_on_the_validation_seed_alone():
     rows = [row(low, 1.0), row(middle, 3.0), row(high, 2.0), row(high, 9.0, seed=1), row(high, 9.0, n=512)]
     rows += [row(0.5, 9.0), row(low, 9.0, updates=7), row(low, 9.0, method="grpo"), row(None, 99.0, method="base")]
     chosen = run.chosen_rates(rows, run.LEARNING_RATES)
-    assert chosen == {("survey", "tea", 2): middle, ("survey", "tea", 7): low, ("survey", "grpo", 2): low}
+    ours = ("survey", "tea_projected")
+    assert chosen == {(*ours, 2): middle, (*ours, 7): low, ("survey", "grpo", 2): low}
     # An earlier loop's choice counts until the present one has tried as many.
     earlier = [
         row(rate, value, loop=run.VERSION - 1) for rate, value in zip(run.LEARNING_RATES, (4, 1, 2, 3), strict=True)
     ]
     now = [row(rate, value) for rate, value in zip(run.LEARNING_RATES, (1, 2, 3, 4), strict=True)]
     for count, best in ((3, low), (4, high)):
-        assert run.chosen_rates(earlier + now[:count], run.LEARNING_RATES) == {("survey", "tea", 2): best}
+        assert run.chosen_rates(earlier + now[:count], run.LEARNING_RATES) == {("survey", "tea_projected", 2): best}
 
 
 def test_the_command_runs_what_it_chose(executed, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def row(task, method, seed, value, *, m=M, n=N, prompts=PROMPTS, rate=RATE, plan
 
 # What a seed adds to every method; methods differ by exactly these offsets.
 SEED_EFFECT = dict(zip((0, *SEEDS), np.random.default_rng(3).normal(0, 5, 6), strict=True))
-OFFSETS = {"base": 0.0, "grpo": 0.5, "max_at_m": 1.0, "bon_max_second": 1.0, "tea": 1.1, "eb_bon": 2.0}
+OFFSETS = {"base": 0.0, "grpo": 0.5, "max_at_m": 1.0, "bon_max_second": 1.0, "tea_projected": 1.1, "eb_bon": 2.0}
 TASKS = ("one", "two")
 
 
@@ -126,7 +126,8 @@ def test_only_shared_seeds_are_paired_and_seed_0_never_counts():
     gap = compare(results(rows), "eb_bon", "grpo", "one")["difference"]
     assert gap.count == 3
     assert gap.mean == pytest.approx(1.5)
-    alone = compare(results(main_rows(seeds=(0,)) + main_rows(seeds=(1,))), "tea", "grpo", "one")["difference"]
+    pair = results(main_rows(seeds=(0,)) + main_rows(seeds=(1,)))
+    alone = compare(pair, "tea_projected", "grpo", "one")["difference"]
     assert alone.count == 1
 
 
@@ -159,12 +160,12 @@ def test_ranks():
     ranks = rank(results(main_rows()))
     assert ranks.blocks == 10
     of = dict(zip(ranks.methods, ranks.mean, strict=True))
-    assert of == {"eb_bon": 1.0, "tea": 2.0, "max_at_m": 3.5, "bon_max_second": 3.5, "grpo": 5.0}
-    assert ranks.best(["tea", "eb_bon"]) == "eb_bon"
+    assert of == {"eb_bon": 1.0, "tea_projected": 2.0, "max_at_m": 3.5, "bon_max_second": 3.5, "grpo": 5.0}
+    assert ranks.best(["tea_projected", "eb_bon"]) == "eb_bon"
     gap = ranks.difference("eb_bon", "grpo")
     assert (gap.mean, gap.half, gap.separate) == (4.0, 0.0, True)
     assert not ranks.difference("max_at_m", "bon_max_second").separate
-    assert rank(results(main_rows()), [0]).best(["tea", "grpo"]) == "tea"
+    assert rank(results(main_rows()), [0]).best(["tea_projected", "grpo"]) == "tea_projected"
 
 
 def test_a_method_with_few_runs_does_not_take_the_blocks_from_the_others():
@@ -189,11 +190,11 @@ def test_rows_are_selected_by_what_they_are_not_by_plan():
 
 
 def test_the_rate_that_seed_0_chose_counts():
-    better = [row("one", "tea", 0, 99.0, rate=LEARNING_RATES[-1])]
-    other = [row("one", "tea", s, 7.0, rate=LEARNING_RATES[-1]) for s in SEEDS]
-    assert results(main_rows() + better + other).values("one", "tea") == dict.fromkeys(SEEDS, 7.0)
+    better = [row("one", "tea_projected", 0, 99.0, rate=LEARNING_RATES[-1])]
+    other = [row("one", "tea_projected", s, 7.0, rate=LEARNING_RATES[-1]) for s in SEEDS]
+    assert results(main_rows() + better + other).values("one", "tea_projected") == dict.fromkeys(SEEDS, 7.0)
     text, found = section_rates(results(main_rows() + better))
-    assert found["rates"]["tea"]["one"] == LEARNING_RATES[-1]
+    assert found["rates"]["tea_projected"]["one"] == LEARNING_RATES[-1]
     assert f"{LEARNING_RATES[-1]:g} ↑ (2 tried)" in text
 
 
@@ -209,7 +210,7 @@ def test_constant_offset_wins_everywhere():
     assert "| grpo | 2 / 0 / 0 | one, two |  | 2 of 2 | 2 |" in text
     text, numbers = section_main(results(jitter))
     assert numbers["methods"]["eb_bon"]["tasks"]["one"]["with_best"]
-    assert not numbers["methods"]["tea"]["tasks"]["one"]["with_best"]
+    assert not numbers["methods"]["tea_projected"]["tasks"]["one"]["with_best"]
     assert "| eb_bon | ours | **" in text
     texts, _ = report(results(jitter))
     assert "eb_bon over GRPO: higher mean on 2 of 2 tasks" in texts["verdict"]
@@ -227,11 +228,11 @@ def test_losing_is_said_too():
 
 def test_unpaired_intervals():
     """Of the gains over the base model: a seed's task may be as easy as it likes, what differs between runs may not."""
-    offsets = (("base", 0.0), ("grpo", 0.5), ("tea", 1.0))
+    offsets = (("base", 0.0), ("grpo", 0.5), ("tea_projected", 1.0))
     for noise, apart in ((0.01, True), (1.0, False)):
         rng = np.random.default_rng(0)
         rows = [row("one", m, s, 100 * s + o + noise * rng.normal()) for s in SEEDS for m, o in offsets]
-        assert compare(results(rows), "tea", "grpo", "one")["separate_unpaired"] is apart
+        assert compare(results(rows), "tea_projected", "grpo", "one")["separate_unpaired"] is apart
 
 
 def test_a_a():
@@ -305,12 +306,12 @@ def test_rollouts_needed():
 
 
 def test_ablations_are_compared_with_their_parent():
-    names = ("eb_bon, uncentred", "prefix_tea_published, order 1", "tea, fraction 0.5")
+    names = ("eb_bon, uncentred", "prefix_tea_published, order 1", "tea_projected, fraction 0.5")
     rows = main_rows({**OFFSETS, "prefix_tea_published": 0.0})
     rows += [row("one", name, s, SEED_EFFECT[s] - 1.0, plan="ablations") for name in names for s in (1, 2, 3)]
     text, found = section_ablations(results(rows))
     parents = {name: of["parent"] for name, of in found.items()}
-    assert parents == {names[0]: "eb_bon", names[1]: "prefix_tea_published", names[2]: "tea"}
+    assert parents == {names[0]: "eb_bon", names[1]: "prefix_tea_published", names[2]: "tea_projected"}
     assert found[names[0]]["tasks"]["one"].mean == pytest.approx(-3.0)
     assert found[names[1]]["tasks"]["one"].mean == pytest.approx(-1.0)
     assert "| centring | eb_bon, uncentred | eb_bon | **-3.00" in text
@@ -319,7 +320,7 @@ def test_ablations_are_compared_with_their_parent():
 
 def test_diversity_and_gold():
     _, found = section_diversity(results(main_rows()))
-    tea = found["tea"]["all"]
+    tea = found["tea_projected"]["all"]
     assert (tea["entropy"].mean, tea["distinct"].mean, tea["reward_std"].mean) == (0.5, 0.25, 2.0)
     assert tea["best_of_1"].mean == pytest.approx(1.1 / 7)
     text, found = section_gold(results(main_rows()))
@@ -334,7 +335,7 @@ def test_partial_data():
     for rows in (
         main_rows(seeds=(0,)),
         [row("one", "base", 1, 0.0)],
-        [row("one", "tea", 1, 0.0)],
+        [row("one", "tea_projected", 1, 0.0)],
         main_rows(seeds=(1,), tasks=("one",)),
         [*main_rows(seeds=(1, 2)), row("three", "eb_bon", 3, 0.0)],
     ):
@@ -346,7 +347,7 @@ def test_partial_data():
 
 def test_a_seed_that_is_still_running_is_not_averaged_with_whole_ones():
     rows = [r for r in main_rows() if (r["task"], r["seed"]) != ("two", 5)]
-    found = results(rows).normalised("tea", "grpo")
+    found = results(rows).normalised("tea_projected", "grpo")
     assert (found.count, found.tasks) == (4, 2)
 
 
@@ -354,15 +355,15 @@ def test_blind_seeds_are_reported_and_the_others_beside_them_for_the_defaults():
     rows = [*main_rows(seeds=(0, *SEEDS)), *(row("catalog", "grpo", seed, 1.0) for seed in (1, 6))]
     for seed in (6, 7):
         SEED_EFFECT[seed] = float(seed)
-        rows += main_rows({**OFFSETS, "tea": -5.0}, seeds=(seed,))
+        rows += main_rows({**OFFSETS, "tea_projected": -5.0}, seeds=(seed,))
     texts, summary = report(results(rows))
     assert summary["runs"]["seeds"] == [6, 7]
     assert summary["runs"]["tasks"] == list(TASKS)
-    assert summary["gain"]["over_grpo"]["tea"]["one"]["difference"].mean == pytest.approx(-5.5)
-    (of,) = [of for of in summary["defaults"]["defaults"] if of["method"] == "tea"]
+    assert summary["gain"]["over_grpo"]["tea_projected"]["one"]["difference"].mean == pytest.approx(-5.5)
+    (of,) = [of for of in summary["defaults"]["defaults"] if of["method"] == "tea_projected"]
     assert of["tasks"]["one"].mean == pytest.approx(0.1)
     assert of["tasks"]["one"].count == len(SEEDS)
-    (of,) = [of for of in summary["defaults"]["blind"]["defaults"] if of["method"] == "tea"]
+    (of,) = [of for of in summary["defaults"]["blind"]["defaults"] if of["method"] == "tea_projected"]
     assert (of["tasks"]["one"].mean, of["tasks"]["one"].count) == (pytest.approx(-6.0), 2)
     assert "seeds 6, 7;" in texts["main"]
     assert "seeds 1, 2, 3, 4, 5, 6, 7;" in texts["defaults"]
@@ -373,7 +374,7 @@ def test_blind_seeds_are_reported_and_the_others_beside_them_for_the_defaults():
 def test_longer_runs_are_compared_at_the_same_updates():
     rows = main_rows(tasks=("venture",))
     for seed in SEEDS:
-        for method, value in (("tea", 3.0), ("tea_published", 5.0)):
+        for method, value in (("tea_projected", 3.0), ("tea_published", 5.0)):
             rows.append({**row("venture", method, seed, SEED_EFFECT[seed] + value), "updates": 300})
     text, found = section_defaults(results(rows))
     assert [(of["updates"], of["difference"].mean) for of in found["longer"] if of["difference"]] == [

@@ -73,8 +73,10 @@ def _tables(results: Results) -> Section:
                 cells.append(f"{np.mean([row['reward_std'] / base['reward_std'] for row, base in pairs]):.2f}")
                 cells.append(f"{np.mean([row['bimodality'] for row, _ in pairs]):.2f}")
                 gap = None
-                if name == "tea":
-                    gap = paired(*(results.values(task, of, updates=updates) for of in ("tea", "tea_published")))
+                if name == "tea_projected":
+                    gap = paired(
+                        *(results.values(task, of, updates=updates) for of in ("tea_projected", "tea_published"))
+                    )
                     found["longer"].append({"task": task, "updates": updates, "difference": gap})
                 rows.append([task, str(updates), name, *cells, show(gap, decimals)])
     if rows:

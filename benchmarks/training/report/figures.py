@@ -20,7 +20,7 @@ _STYLE = {
     "base": ("#777777", "o", "--", "base model"),
     "grpo": ("#D55E00", "s", "-", "GRPO"),
     "max_at_m": ("#CC79A7", "P", "-", "max@m"),
-    "tea": ("#0072B2", "^", "-", "TEA"),
+    "tea_published": ("#0072B2", "^", "-", "TEA"),
     "eb_bon": ("#009E73", "D", "-", "empirical Bayes"),
     "ladder_memory": ("#E69F00", "v", "-", "ladder with memory"),
     "oracle": ("#000000", "x", ":", f"oracle, m = {N}"),

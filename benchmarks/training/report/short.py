@@ -15,7 +15,7 @@ SHORT = (
     "max_at_m",
     "tea_published",
     "prefix_tea_published",
-    "tea",
+    "tea_projected",
     "eb_bon",
     "max_at_2m_memory",
     "ladder_memory",
