@@ -48,14 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
             "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
         }.items()
     },
-    **{
-        f"{name}_scaled_steps": {**options, "scale_steps": True}
-        for name, options in {
-            "max_at_m": {"advantage_estimator": "max_at_k", "k": M},
-            "pass_at_n": {"advantage_estimator": "pass_at_n"},
-            "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
-        }.items()
-    },
     # A quarter of the rollouts per prompt, and four times the prompts.
     "grpo_m4": {"advantage_estimator": "grpo", "num_generations": 4},
     "pass_at_n_kl_m4": {"advantage_estimator": "pass_at_n", "beta": 0.06, "num_generations": 4},

@@ -44,7 +44,6 @@ class Settings:
         max_grad_norm: What gradients are clipped to.
         share_by_gain: After the first epoch, the share of each update's prompts that is drawn by what best-of-N gained
             from them last, see :class:`PromptOrder`.
-        scale_steps: Multiply each step's learning rate by the size of its advantages, as the trainer's option does.
     """
 
     num_generations: int
@@ -56,7 +55,6 @@ class Settings:
     sampling: int = 0
     max_grad_norm: float = 1.0
     share_by_gain: float = 0.0
-    scale_steps: bool = False
 
 
 class PromptOrder:
@@ -187,8 +185,7 @@ def train(task: Task, base: nn.Module, members: Sequence[Member], seed: int) -> 
                 difference = reference_log_probs - log_probs
                 loss = loss + settings.beta * (difference.exp() - difference - 1.0).mean((1, 2))
             loss.sum().backward()
-            sizes = weights.square().mean((1, 2)).sqrt().clamp(max=1.0) if settings.scale_steps else 1.0
-            optimizer.step(rates * sizes * (1.0 - optimizer.steps / steps), norms)
+            optimizer.step(rates * (1.0 - optimizer.steps / steps), norms)
     return Stack(policies.flat.detach(), policies.shape)
 
 

@@ -192,10 +192,6 @@ _ABLATIONS = [
         _vary(parent, "half by gain", "prompts", settings={"share_by_gain": 0.5})
         for parent in ("max_at_m", "max_at_2m_memory")
     ),
-    *(
-        _vary(parent, "scaled steps", "steps", settings={"scale_steps": True})
-        for parent in ("max_at_m", "tea_published", "eb_bon")
-    ),
     _vary("tea_projected", "with memory", "memory", size=112),
     _vary("eb_bon", "with memory", "memory", size=112),
     *(_vary("ladder_memory", f"{size} remembered", "memory", size=size) for size in (16, 48)),

@@ -150,13 +150,6 @@ class TEAConfig(GRPOConfig):
             "1e6 (none, but logged) for the others, of whose batches few have something to win."
         },
     )
-    scale_steps: bool = field(
-        default=False,
-        metadata={
-            "help": "Multiply the learning rate of every step by the size of its batch's advantages (at most 1, their "
-            "size over the run so far): an adaptive optimizer undoes their scale, and goes on by momentum."
-        },
-    )
     reward_memory: int = field(
         default=0,
         metadata={

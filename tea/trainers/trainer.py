@@ -36,7 +36,6 @@ from tea.trainers.metrics import tail_metrics
 from tea.trainers.off_policy import CorrectsOffPolicy
 from tea.trainers.rewards import checked_rewards
 from tea.trainers.sharing import SharesPrompts
-from tea.trainers.steps import StepSize
 from tea.trainers.watch import Watcher
 
 # What the memory of version 0.1 told tasks apart by.
@@ -142,10 +141,6 @@ class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts, Corr
         self.scale_rewards = self._resolved_scale_rewards  # TRL does not know "auto"
         if self._normalize == "running":
             self.extra_state.add("advantage_scale", self._scale)
-        self._step_size = StepSize() if getattr(self.args, "scale_steps", False) else None
-        if self._step_size is not None:
-            self.add_callback(self._step_size)
-            self.extra_state.add("step_size", self._step_size)
         unusable = (
             self.args.max_unusable_batches if isinstance(self.args, TEAConfig) else TEAConfig.max_unusable_batches
         )
@@ -252,9 +247,6 @@ class AdvantageTrainer(EstimatesAdvantages, MeasuresBestOfN, SharesPrompts, Corr
             advantages = self.accelerator.gather(output["advantages"]).view(-1, num_generations)
         else:
             advantages = self._trained_on(rewards, mode, local_keys)
-        if mode == "train" and self._step_size is not None:
-            self._step_size.measure(advantages, ~torch.isnan(rewards))
-            self._metrics[mode]["tea/step_size"].append(self._step_size.factor)
         self._metrics[mode]["tea/advantage_time"].append(time.perf_counter() - start)
         counted = rewards
         if self.mask_truncated_completions:
