@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 Array = NDArray[np.float64]
 Key = tuple[str, float | None, int]  # method, learning rate, updates
 CHOOSING_SEED = 0  # learning rates are chosen on it
+VARIANTS = ("_16_prompts", "_m4")  # of a method, compared with GRPO's
 
 
 def per_prompt(row: dict[str, Any], value: str = "reward") -> Array:
@@ -98,10 +99,11 @@ def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
         mean = np.mean(list(curves.values()), axis=0)
         cells = [f"{best:.3f}" for best in mean.mean(axis=0)]
         untrained = dict.fromkeys(seeds, base) if method != "base" else {}
-        peers = {seed: per_prompt(row, value) for seed, row in reported(rows, "grpo", steps).items()}
+        peer = "grpo" + next((suffix for suffix in VARIANTS if method.endswith(suffix)), "")
+        peers = {seed: per_prompt(row, value) for seed, row in reported(rows, peer, steps).items()}
         gains = [
             gain_text(curves, others, 3, range_of_seeds=True)
-            for others in (untrained, peers if method not in ("base", "grpo") else {})
+            for others in (untrained, peers if method not in ("base", peer) else {})
         ]
         rate_text = "" if rate is None else f"{rate:g}"
         kept = np.mean([np.mean(row["distinct"]) for row in found.values()])
@@ -171,13 +173,13 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 
 def plans(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Task and number of updates of what was trained, of tasks with right answers whose base model was measured."""
+    """Task and updates of the main plan's runs, of tasks with right answers whose base model was measured."""
     bases = {row["task"] for row in rows if row["method"] == "base"}
     return [
         (name, steps)
         for name, task in TASKS.items()
         if name in bases and not task.graded
-        for steps in sorted({row["max_steps"] for row in rows if row["task"] == name} - {0})
+        for steps in sorted({row["max_steps"] for row in rows if row["task"] == name and row["method"] in MAIN})
     ]
 
 
