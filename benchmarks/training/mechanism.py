@@ -50,7 +50,7 @@ BATCH = 256  # rollouts, as in the training runs
 ROUND = max(SIZES)  # rollouts of every prompt that all m share out among batches
 CHUNK = 512  # rollouts that are differentiated at once
 TASKS = ("blend", "countdown", "passcode", "survey", "venture")
-SEEDS = (1, 2)
+SEEDS = (12, 13)  # blind ones
 NAMES = (
     "grpo",
     "max_at_4",

@@ -57,7 +57,7 @@ def recommend(
 
     What the rewards leave no choice in (0/1, N within the group, nothing left to gain) is decided by that; otherwise
     the largest measured efficiency decides, and among those not distinguishable from it max@m, which nothing is
-    measurably ahead of over all tasks of benchmarks/training.
+    ahead of on every task of benchmarks/training.
 
     Args:
         rewards: (P, n) of the policy to train.

@@ -48,9 +48,9 @@ def choose_estimator(target_n: int, num_generations: int, rewards: Tensor | None
     - N within the group: max@N, unbiased.
     - 0/1 rewards and N beyond the group: ``pass_at_n``.
     - Graded rewards: max@m, whether prompts come back or not. What sees further than the group, in the batch
-      (``eb_bon``) or in a prompt's past, is ahead of it where the upper tail is long and behind where a learned reward
-      moves fast; over all tasks of benchmarks/training nothing is. Rewards that the run remembers because it was told
-      to (``memory``) count: k = min(N, m + memory).
+      (``eb_bon``) or in a prompt's past, is ahead of it where the upper tail is long and behind it against a learned
+      reward; over all tasks of benchmarks/training nothing is ahead at m = 16, and at m = 4 and 8 ``eb_bon`` is, by the
+      long tails. Rewards that the run remembers because it was told to (``memory``) count: k = min(N, m + memory).
 
     Args:
         target_n: N, samples per prompt at deployment, an integer >= 1.
@@ -86,7 +86,7 @@ def choose_estimator(target_n: int, num_generations: int, rewards: Tensor | None
         return Choice("pass_at_n", {"target_n": n}, f"rewards are 0 or 1, and N = {n} is beyond the {m} rollouts")
     k = min(n, m + memory)
     remembered = f" and {k - m} remembered" if memory else ""
-    reason = f"graded rewards: nothing is measurably better than the best of the {m} rollouts{remembered}"
+    reason = f"graded rewards: the best of the {m} rollouts{remembered} is safe, whatever their tail"
     return Choice("max_at_k", {"k": k}, reason)
 
 
