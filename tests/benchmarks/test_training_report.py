@@ -298,6 +298,15 @@ def test_efficiency():
     assert found["values"]["eb_bon"][M]["one"]["mean"].mean == pytest.approx(mean)
 
 
+def test_methods_on_fewer_seeds_do_not_take_seeds_from_others():
+    rows = [*main_rows(), row("one", "tail_rl", 1, SEED_EFFECT[1] + 0.25)]
+    text, found = section_main(results(rows))
+    assert len(found["methods"]["max_at_m"]["tasks"]["one"]["seeds"]) == len(SEEDS)
+    assert "tail_rl" not in found["methods"]
+    assert found["fewer_seeds"]["tail_rl"]["tasks"]["one"].mean == pytest.approx(0.25 - OFFSETS["max_at_m"])
+    assert "| tail_rl | 1 |" in text
+
+
 def test_rollouts_needed():
     better, unclear, worse = (Interval(*x, 5) for x in ((0.1, 0.05), (-0.1, 0.2), (-0.1, 0.05)))
     found = rollouts_needed({4: worse, 16: unclear, 64: better})

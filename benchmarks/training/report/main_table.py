@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.record import table
 from benchmarks.training.methods import MAIN, ORACLE_SAMPLES, OURS, PSI_ORACLE
-from benchmarks.training.report.common import NOT_RUN, SAME, Section, noise, show
+from benchmarks.training.report.common import NOT_RUN, SAME, Section, noise, show, show_overall
 from benchmarks.training.report.intervals import BySeed, paired, t_interval
 from benchmarks.training.report.ranks import rank
 from benchmarks.training.report.results import Results
@@ -28,6 +28,27 @@ def _balanced(values: dict[str, BySeed]) -> dict[str, BySeed]:
     }
 
 
+def _on_fewer_seeds(values: dict[str, BySeed]) -> set[str]:
+    """What was run on at most half as many seeds as others, and would take theirs away from the table."""
+    most = max(map(len, values.values()), default=0)
+    return {name for name, of in values.items() if 2 * len(of) <= most and name != PSI_ORACLE}
+
+
+def _fewer_table(results: Results, names: list[str], found: dict[str, Any]) -> str:
+    """Of these methods the difference to max@m, on the seeds that both have."""
+    rows = []
+    for name in names:
+        gaps = {task: paired(results.values(task, name), results.values(task, "max_at_m")) for task in results.tasks}
+        overall = results.normalised(name, "max_at_m")
+        found[name] = {"tasks": gaps, "normalised": overall}
+        cells = [show(gap, results.decimals(task)) for task, gap in gaps.items()]
+        seeds = {seed for task in results.tasks for seed in results.values(task, name)}
+        rows.append([name, str(len(seeds)), *cells, show_overall(results, overall)])
+    return (
+        f"Run on fewer seeds: best of {N} minus that of max@m, paired, bold where the interval leaves out 0.\n\n"
+    ) + table(["method", "seeds", *results.tasks, "all tasks, units"], rows)
+
+
 def section_main(results: Results) -> Section:
     """Every method at m = 16, N = 128."""
     methods = results.methods(["base", *MAIN, PSI_ORACLE])
@@ -36,9 +57,13 @@ def section_main(results: Results) -> Section:
     ranks = rank(results)
     best = ranks.best(OURS) if ranks else None
     columns: dict[str, dict[str, str]] = {}
-    found: dict[str, Any] = {"methods": {}, "best_of_ours": best}
+    found: dict[str, Any] = {"methods": {}, "best_of_ours": best, "fewer_seeds": {}}
+    few: set[str] = set()
     for task in results.tasks:
-        values = _balanced({name: of for name in methods if (of := results.values(task, name))})
+        values = {name: of for name in methods if (of := results.values(task, name))}
+        fewer = _on_fewer_seeds(values)
+        few |= fewer
+        values = _balanced({name: of for name, of in values.items() if name not in fewer})
         allowed = [name for name in values if name != PSI_ORACLE]
         top = max(allowed, key=lambda name: float(np.mean([*values[name].values()])), default=None)
         columns[task] = {}
@@ -57,6 +82,8 @@ def section_main(results: Results) -> Section:
         kind = "ours" if name in OURS else "published" if "published" in name else "peer"
         kind = {"base": "", PSI_ORACLE: "ceiling"}.get(name, kind)
         cells = [columns[task].get(name, "") for task in results.tasks]
+        if name in few and not any(cells):
+            continue
         place = difference = ""
         if ranks is not None and name in ranks.methods:
             i = ranks.methods.index(name)
@@ -93,4 +120,7 @@ def section_main(results: Results) -> Section:
             f"interval over seeds; last, how much worse the mean rank is than that of {best}, paired, Student's t over "
             "seeds, bold where that leaves out 0."
         )
-    return f"{text}\n\n{table(header, rows)}", found
+    text += f"\n\n{table(header, rows)}"
+    if few:
+        text += "\n\n" + _fewer_table(results, [name for name in methods if name in few], found["fewer_seeds"])
+    return text, found

@@ -14,7 +14,6 @@ SHORT = (
     "grpo",
     "max_at_m",
     "tea_published",
-    "prefix_tea_published",
     "tea_projected",
     "eb_bon",
     "max_at_2m_memory",
