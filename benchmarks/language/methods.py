@@ -38,16 +38,6 @@ METHODS: dict[str, dict[str, Any]] = {
     # Held to the untrained model, which keeps answers that training has not seen succeed.
     "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
     "max_at_m_kl": {"advantage_estimator": "max_at_k", "k": M, "beta": 0.06},
-    # Four times the prompts per update; with --max-steps 6 as many rollouts as the others.
-    **{
-        f"{name}_16_prompts": {**options, "gradient_accumulation_steps": 4}
-        for name, options in {
-            "grpo": {"advantage_estimator": "grpo"},
-            "max_at_m": {"advantage_estimator": "max_at_k", "k": M},
-            "pass_at_n": {"advantage_estimator": "pass_at_n"},
-            "pass_at_n_kl": {"advantage_estimator": "pass_at_n", "beta": 0.06},
-        }.items()
-    },
     # A quarter of the rollouts per prompt, and four times the prompts.
     "grpo_m4": {"advantage_estimator": "grpo", "num_generations": 4},
     "pass_at_n_kl_m4": {"advantage_estimator": "pass_at_n", "beta": 0.06, "num_generations": 4},
@@ -58,5 +48,10 @@ METHODS: dict[str, dict[str, Any]] = {
         "scale_rewards": "group",
         "max_grad_norm": 1.0,
     },
+}
+# Four times the prompts per update; with --max-steps 6 as many rollouts as the others.
+METHODS |= {
+    f"{name}_16_prompts": {**METHODS[name], "gradient_accumulation_steps": 4}
+    for name in ("grpo", "max_at_m", "pass_at_n", "pass_at_n_kl")
 }
 MAIN = ("grpo", "grpo_kl", "pass_at_n", "pass_at_n_kl")

@@ -49,6 +49,11 @@ def interval(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
+def base_of(rows: list[dict[str, Any]], value: str = "reward") -> Array:
+    """:func:`per_prompt` of the untrained model, of one task's rows."""
+    return per_prompt(next(row for row in rows if row["method"] == "base"), value)
+
+
 def gain_text(curves: dict[int, Array], others: dict[int, Array], decimals: int, range_of_seeds: bool = False) -> str:
     """Best of the deployed N minus the others', per seed that both have, with its interval over prompts; "" if none."""
     shared = sorted(curves.keys() & others.keys())
@@ -89,7 +94,7 @@ def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
     groups: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         groups[row["method"], row["learning_rate"], row["max_steps"]][row["seed"]] = row
-    base = per_prompt(next(row for row in rows if row["method"] == "base"), value)
+    base = base_of(rows, value)
     lines = []
     for (method, rate, steps), found in sorted(
         groups.items(), key=lambda item: (item[0][2], item[0][1] or 0, item[0][0])
@@ -197,7 +202,7 @@ def short_table(rows: list[dict[str, Any]]) -> str:
     for task, steps in plans(rows):
         of_task = [row for row in rows if row["task"] == task]
         if task not in bases:
-            bases[task] = per_prompt(next(row for row in of_task if row["method"] == "base"))
+            bases[task] = base_of(of_task)
             lines.append([task, "untrained", "", "", *(f"{v:.2f}" for v in bases[task].mean(axis=0)[shown]), "", ""])
         curves = curves_of(of_task, steps)
         for method, of in curves.items():
@@ -226,7 +231,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(3.8 * len(panels), 3.4), squeeze=False, layout="constrained")
     for axis, (task, steps) in zip(axes[0], panels, strict=True):
         of_task = [row for row in rows if row["task"] == task]
-        base = per_prompt(next(row for row in of_task if row["method"] == "base"))
+        base = base_of(of_task)
         axis.plot(NS, base.mean(axis=0), label="untrained", color="black", linestyle="--")
         for method, of in curves_of(of_task, steps).items():
             axis.plot(NS, np.mean(list(of.values()), axis=(0, 1)), label=method, marker="o", markersize=3)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from benchmarks.record import table
 from benchmarks.training.methods import ABLATIONS, METHODS
-from benchmarks.training.report.common import NOT_RUN, Section, show, show_overall
-from benchmarks.training.report.intervals import paired
+from benchmarks.training.report.common import NOT_RUN, Section, differences
 from benchmarks.training.report.results import Results, parent_of
 from benchmarks.training.run import M, N
 
@@ -16,11 +15,9 @@ def section_ablations(results: Results) -> Section:
     for why in dict.fromkeys(METHODS[name].why for name in ABLATIONS):
         for name in results.methods([x for x in ABLATIONS if METHODS[x].why == why]):
             parent = parent_of(name)
-            gaps = {task: paired(results.values(task, name), results.values(task, parent)) for task in results.tasks}
-            overall = results.normalised(name, parent)
-            found[name] = {"why": why, "parent": parent, "tasks": gaps, "normalised": overall}
-            cells = [show(gap, results.decimals(task)) for task, gap in gaps.items()]
-            rows.append([why, name, parent, *cells, show_overall(results, overall)])
+            of, cells = differences(results, name, parent)
+            found[name] = {"why": why, "parent": parent, **of}
+            rows.append([why, name, parent, *cells])
     if not rows:
         return NOT_RUN, {}
     text = (

@@ -36,6 +36,20 @@ def show_overall(results: Results, interval: Interval | None) -> str:
     return show(interval, 3) + some
 
 
+def differences(results: Results, name: str, other: str, at: int = N, **where: int) -> tuple[dict[str, Any], list[str]]:
+    """Best-of-N of a method minus another's, paired: what the summary has of it, and the cells of its row.
+
+    ``tasks``, and ``normalised`` over them, which is the last cell.
+    """
+    gaps = {
+        task: paired(results.values(task, name, at, **where), results.values(task, other, at, **where))
+        for task in results.tasks
+    }
+    overall = results.normalised(name, other, at, **where)
+    cells = [*(show(gap, results.decimals(task)) for task, gap in gaps.items()), show_overall(results, overall)]
+    return {"tasks": gaps, "normalised": overall}, cells
+
+
 def listed(items: Iterable[str]) -> str:
     return ", ".join(items) or "none"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import table
-from benchmarks.training.report.common import NOT_RUN, Section, show, show_overall
+from benchmarks.training.report.common import NOT_RUN, Section, differences, show
 from benchmarks.training.report.intervals import paired
 from benchmarks.training.report.results import Results
 from benchmarks.training.run import DEFAULTS, LONG_TASKS, LONGER, ROLLOUTS, SEEDS, M, N
@@ -41,14 +41,9 @@ def _tables(results: Results) -> Section:
     for m in SIZES:
         where = {"m": m, "n": N, "prompts": ROLLOUTS // m}
         for name in results.methods([x for x in DEFAULTS if x != "max_at_m"], **where):
-            gaps = {
-                task: paired(results.values(task, name, **where), results.values(task, "max_at_m", **where))
-                for task in results.tasks
-            }
-            overall = results.normalised(name, "max_at_m", **where)
-            found["defaults"].append({"m": m, "method": name, "tasks": gaps, "normalised": overall})
-            cells = [show(gap, results.decimals(task)) for task, gap in gaps.items()]
-            rows.append([str(m), name, *cells, show_overall(results, overall)])
+            of, cells = differences(results, name, "max_at_m", **where)
+            found["defaults"].append({"m": m, "method": name, **of})
+            rows.append([str(m), name, *cells])
     if not rows:
         return NOT_RUN, {}
     text = (

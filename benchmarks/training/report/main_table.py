@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.record import table
 from benchmarks.training.methods import MAIN, ORACLE_SAMPLES, OURS, PSI_ORACLE
-from benchmarks.training.report.common import NOT_RUN, SAME, Section, noise, show, show_overall
+from benchmarks.training.report.common import NOT_RUN, SAME, Section, differences, noise, show
 from benchmarks.training.report.intervals import BySeed, paired, t_interval
-from benchmarks.training.report.ranks import rank
+from benchmarks.training.report.ranks import rank, with_few
 from benchmarks.training.report.results import Results
 from benchmarks.training.run import N
 
@@ -28,22 +28,13 @@ def _balanced(values: dict[str, BySeed]) -> dict[str, BySeed]:
     }
 
 
-def _on_fewer_seeds(values: dict[str, BySeed]) -> set[str]:
-    """What was run on at most half as many seeds as others, and would take theirs away from the table."""
-    most = max(map(len, values.values()), default=0)
-    return {name for name, of in values.items() if 2 * len(of) <= most and name != PSI_ORACLE}
-
-
 def _fewer_table(results: Results, names: list[str], found: dict[str, Any]) -> str:
     """Of these methods the difference to max@m, on the seeds that both have."""
     rows = []
     for name in names:
-        gaps = {task: paired(results.values(task, name), results.values(task, "max_at_m")) for task in results.tasks}
-        overall = results.normalised(name, "max_at_m")
-        found[name] = {"tasks": gaps, "normalised": overall}
-        cells = [show(gap, results.decimals(task)) for task, gap in gaps.items()]
+        found[name], cells = differences(results, name, "max_at_m")
         seeds = {seed for task in results.tasks for seed in results.values(task, name)}
-        rows.append([name, str(len(seeds)), *cells, show_overall(results, overall)])
+        rows.append([name, str(len(seeds)), *cells])
     return (
         f"Run on fewer seeds: best of {N} minus that of max@m, paired, bold where the interval leaves out 0.\n\n"
     ) + table(["method", "seeds", *results.tasks, "all tasks, units"], rows)
@@ -61,7 +52,7 @@ def section_main(results: Results) -> Section:
     few: set[str] = set()
     for task in results.tasks:
         values = {name: of for name in methods if (of := results.values(task, name))}
-        fewer = _on_fewer_seeds(values)
+        fewer = with_few(values) - {PSI_ORACLE}
         few |= fewer
         values = _balanced({name: of for name, of in values.items() if name not in fewer})
         allowed = [name for name in values if name != PSI_ORACLE]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.record import table
-from benchmarks.training.report.common import NOT_RUN, Section, show, show_overall
-from benchmarks.training.report.intervals import paired
+from benchmarks.training.report.common import NOT_RUN, Section, differences
 from benchmarks.training.report.results import Results
 from benchmarks.training.run import MISMATCH, MISMATCH_METHODS, ROLLOUTS, M, N
 
@@ -15,19 +14,15 @@ def section_mismatch(results: Results) -> Section:
     for m, n in MISMATCH:
         where = {"m": m, "n": n, "prompts": ROLLOUTS // m}
         for name in results.methods([x for x in MISMATCH_METHODS if x != "max_at_m"], **where):
-            gaps = {
-                task: paired(results.values(task, name, n, **where), results.values(task, "max_at_m", n, **where))
-                for task in results.tasks
-            }
-            if not any(gaps.values()):
+            of, cells = differences(results, name, "max_at_m", n, **where)
+            gaps = [gap for gap in of["tasks"].values() if gap is not None]
+            if not gaps:
                 continue
-            overall = results.normalised(name, "max_at_m", n, **where)
-            wins = sum(gap is not None and gap.separate and gap.mean > 0 for gap in gaps.values())
-            losses = sum(gap is not None and gap.separate and gap.mean < 0 for gap in gaps.values())
-            counts = f"{wins} / {sum(gap is not None for gap in gaps.values()) - wins - losses} / {losses}"
-            found.append({"m": m, "n": n, "method": name, "tasks": gaps, "normalised": overall, "counts": counts})
-            cells = [show(gap, results.decimals(task)) for task, gap in gaps.items()]
-            rows.append([f"{m}, {n}", name, *cells, show_overall(results, overall), counts])
+            wins = sum(gap.separate and gap.mean > 0 for gap in gaps)
+            losses = sum(gap.separate and gap.mean < 0 for gap in gaps)
+            counts = f"{wins} / {len(gaps) - wins - losses} / {losses}"
+            found.append({"m": m, "n": n, "method": name, **of, "counts": counts})
+            rows.append([f"{m}, {n}", name, *cells, counts])
     if not rows:
         return NOT_RUN, {}
     text = (

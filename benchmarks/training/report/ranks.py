@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,12 @@ class Ranks:
         return t_interval((ranks[:, j] - ranks[:, i]).mean() for ranks in self.by_seed.values())
 
 
+def with_few(found: Mapping[str, Sized]) -> set[str]:
+    """Methods with at most half as many runs as the one with most: what all have in common would be what they have."""
+    most = max(map(len, found.values()), default=0)
+    return {name for name, of in found.items() if 2 * len(of) <= most}
+
+
 def rank(results: Results, seeds: Sequence[int] | None = None) -> Ranks | None:
     """Over the blocks in which every ranked method was run; a method with few of the blocks is not ranked."""
     seeds = results.seeds if seeds is None else seeds
@@ -62,8 +68,8 @@ def rank(results: Results, seeds: Sequence[int] | None = None) -> Ranks | None:
                 row = results.row(task, method, seed)
                 if row is not None:
                     found.setdefault(method, {})[task, seed] = row["curve"][str(N)]
-    most = max(map(len, found.values()), default=0)
-    methods = [name for name, of in found.items() if 2 * len(of) > most]
+    few = with_few(found)
+    methods = [name for name in found if name not in few]
     if len(methods) < 2:
         return None
     shared = set.intersection(*(set(found[name]) for name in methods))
