@@ -177,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             solved = sum(count > 0 for count in row["correct"])
             said = f"{solved} of {len(row['correct'])} held-out prompts solved in {options.num_samples} samples"
         else:
-            said = f"best of {NS[-1]} {sum(values[-1] for values in row['reward']) / len(row['reward']):.4f}"
+            mean = sum(values[-1] for values in row["reward"]) / len(row["reward"])
+            said = f"best of {min(NS[-1], options.num_samples)} {mean:.4f}"
         print(f"{label}: {said}")
 
 

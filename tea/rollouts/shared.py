@@ -1,16 +1,19 @@
 """Sampling that runs a prompt through the model once for all of its samples.
 
 `generate` of transformers gives every sample a row of its own from the first token on: n samples of a prompt of L
-tokens cost n * L tokens of prefill. Here the prompt's key-value cache is computed once and repeated, so that they cost
-L, and rows that have ended leave the batch. The distribution is the same; the draws, for a given seed, are not.
+tokens cost n * L tokens of prefill. Here the prompt's keys and values are computed once, and all samples attend to that
+one copy (:mod:`tea.rollouts.prompt_attention`) where the model's attention allows, to copies of it elsewhere. Rows that
+have ended leave the batch. The distribution is the same; the draws, for a given seed, are not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -25,6 +28,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils import logging
+
+from tea.rollouts.prompt_attention import PromptAttentionError, SharedPrompts, prompt_attention
 
 # The options of a GenerationConfig that `sample_shared` knows; any other that is set belongs to `generate`.
 _KNOWN = {
@@ -117,14 +123,15 @@ def _sample_batch(
     ids, mask = ids.to(device), mask.to(device)
     cache = DynamicCache(config=model.config)
     last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
-    logits = _forward(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache, last_only)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = _forward(model, ids, cache, attention_mask=mask, position_ids=positions, **last_only)
     if max_rows is None:
         owner = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
         return _decode(model, ids, mask, cache, logits, owner, settings, last_only)
     completions: list[list[int]] = []
     for start in range(0, counts[0], max_rows):
         owner = torch.zeros(min(max_rows, counts[0] - start), dtype=torch.long, device=device)
-        completions += _decode(model, ids, mask, _copy(cache), logits, owner, settings, last_only)
+        completions += _decode(model, ids, mask, cache, logits, owner, settings, last_only)
     return completions
 
 
@@ -140,13 +147,12 @@ def _decode(
 ) -> list[list[int]]:
     """Complete the prompts in the cache; ``owner`` (rows,) says which prompt each completion is of."""
     device = ids.device
-    cache.batch_select_indices(owner)
-    logits, mask = logits[owner], mask[owner]
+    positions = mask.sum(1, keepdim=True)[owner]  # of the next token
+    logits = logits[owner]
     context = None
     if settings.repetition_penalty not in (None, 1.0):
         # Padding is not part of the prompt: a repeated last token in its place penalises nothing else.
-        context = torch.where(mask == 1, ids[owner], ids[owner, -1:])
-    positions = mask.sum(1, keepdim=True) - 1
+        context = torch.where(mask == 1, ids, ids[:, -1:])[owner]
     process = _processors(settings)
     ends = settings.eos_token_id
     end_ids = torch.tensor([] if ends is None else ends, dtype=torch.long, device=device).flatten()
@@ -156,37 +162,116 @@ def _decode(
     lengths = torch.full((len(owner),), limit, dtype=torch.long, device=device)
     row = torch.arange(len(owner), device=device)  # of each row of the batch in the output
     alive = torch.ones(len(owner), dtype=torch.bool, device=device)
-    for step in range(limit):
-        scores = process(cast(Any, context), logits.float())
-        token = torch.multinomial(scores.softmax(-1), 1) if settings.do_sample else scores.argmax(-1, keepdim=True)
-        output[row, step] = torch.where(alive, token[:, 0], settings.pad_token_id)
-        ended = alive & torch.isin(token[:, 0], end_ids)
-        lengths[row] = torch.where(ended, step + 1, lengths[row])
-        alive = alive & ~ended
-        left = int(alive.sum())
-        if left == 0 or step + 1 == limit:
-            break
-        if context is not None:
-            context = torch.cat([context, token], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        positions = positions + 1
-        if left <= _COMPACT_BELOW * len(alive):
-            keep = alive.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            token, mask, positions, row, alive = token[keep], mask[keep], positions[keep], row[keep], alive[keep]
-            context = context[keep] if context is not None else None
-        logits = _forward(model, token, mask, positions, cache, last_only)
+    with _started(model, cache, mask, owner, last_only) as state:
+        for step in range(limit):
+            scores = process(cast(Any, context), logits.float())
+            token = torch.multinomial(scores.softmax(-1), 1) if settings.do_sample else scores.argmax(-1, keepdim=True)
+            output[row, step] = torch.where(alive, token[:, 0], settings.pad_token_id)
+            ended = alive & torch.isin(token[:, 0], end_ids)
+            lengths[row] = torch.where(ended, step + 1, lengths[row])
+            alive = alive & ~ended
+            left = int(alive.sum())
+            if left == 0 or step + 1 == limit:
+                break
+            if context is not None:
+                context = torch.cat([context, token], dim=1)
+            if left <= _COMPACT_BELOW * len(alive):
+                keep = alive.nonzero()[:, 0]
+                state.keep(keep)
+                token, positions, row, alive = token[keep], positions[keep], row[keep], alive[keep]
+                context = context[keep] if context is not None else None
+            logits = state.forward(token, positions, last_only)
+            positions = positions + 1
     return [kept[:length] for kept, length in zip(output.tolist(), lengths.tolist(), strict=True)]
 
 
-def _forward(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, last_only: dict[str, Any]
-) -> Tensor:
+class _State(Protocol):
+    """What the rows of a batch have seen so far."""
+
+    def forward(self, token: Tensor, positions: Tensor, options: dict[str, Any]) -> Tensor:
+        """Logits (rows, vocabulary) after one more token of each row."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Leave only these rows in the batch."""
+
+
+class _Copied:
+    """Every row has a copy of its prompt's keys and values."""
+
+    def __init__(self, model: PreTrainedModel, prompts: DynamicCache, mask: Tensor, owner: Tensor) -> None:
+        self.model = model
+        # Selecting rows replaces the tensors of a layer, and does not write into them: the prompts' stay as they are.
+        self.cache = copy.copy(prompts)
+        self.cache.layers = [copy.copy(layer) for layer in prompts.layers]
+        self.cache.batch_select_indices(owner)
+        self.mask = mask[owner]
+
+    def forward(self, token: Tensor, positions: Tensor, options: dict[str, Any]) -> Tensor:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        return _forward(self.model, token, self.cache, attention_mask=self.mask, position_ids=positions, **options)
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+
+class _Shared:
+    """Rows have keys and values of their own tokens, and attend to those of one copy of their prompt beside them."""
+
+    def __init__(self, model: PreTrainedModel, prompts: DynamicCache, mask: Tensor, owner: Tensor) -> None:
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
+        self.prompts = SharedPrompts(prompts, mask, owner, self.cache)
+
+    def forward(self, token: Tensor, positions: Tensor, options: dict[str, Any]) -> Tensor:
+        prompts = self.prompts
+        return _forward(self.model, token, self.cache, position_ids=positions, shared_prompts=prompts, **options)
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.prompts.keep(rows)
+
+
+# Whether a model's attention can read one copy of a prompt for all of its rows.
+_reads_one_copy: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def _started(
+    model: PreTrainedModel, prompts: DynamicCache, mask: Tensor, owner: Tensor, options: dict[str, Any]
+) -> Iterator[_State]:
+    if model not in _reads_one_copy:
+        _reads_one_copy[model] = _try_one_copy(model, prompts, mask, owner[:1], options)
+    if not _reads_one_copy[model]:
+        yield _Copied(model, prompts, mask, owner)
+        return
+    with prompt_attention(model):
+        yield _Shared(model, prompts, mask, owner)
+
+
+def _try_one_copy(
+    model: PreTrainedModel, prompts: DynamicCache, mask: Tensor, owner: Tensor, options: dict[str, Any]
+) -> bool:
+    """Run one token of one row, and see that every layer attended as it should."""
+    compiled = getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod")
+    if compiled or "kwargs" not in _parameters(model):
+        return False
+    trial = _Shared(model, prompts, mask, owner)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that a model's attention cannot be set is no news to its user
+    try:
+        with prompt_attention(model):
+            trial.forward(torch.zeros_like(owner)[:, None], mask.sum(1, keepdim=True)[owner], options)
+    except PromptAttentionError:
+        return False
+    finally:
+        logging.set_verbosity(verbosity)
+    return trial.prompts.calls == len(prompts.layers)
+
+
+def _forward(model: PreTrainedModel, ids: Tensor, cache: DynamicCache, **options: Any) -> Tensor:
     """Logits (rows, vocabulary) after the last token; the cache grows by the tokens."""
-    output = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last_only
-    )
-    return output.logits[:, -1]
+    return model(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits[:, -1]
 
 
 def _parameters(model: PreTrainedModel) -> set[str]:
@@ -194,13 +279,6 @@ def _parameters(model: PreTrainedModel) -> set[str]:
     unwrap: Any = getattr(model, "get_base_model", None)
     inner = model if unwrap is None else unwrap()
     return set(inspect.signature(inner.forward).parameters)
-
-
-def _copy(cache: DynamicCache) -> DynamicCache:
-    """Another cache with the same (shared) tensors: selecting rows replaces tensors, and never writes into them."""
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    return twin
 
 
 def _processors(settings: GenerationConfig) -> LogitsProcessorList:

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 
+from tea.rollouts import shared
 from tea.rollouts.shared import sample_shared, why_not_shared
 
 PROMPTS = [[5, 6, 7, 8, 9], [4], [9, 4, 6], [3, 3, 3, 8, 7, 6, 5, 4]]
@@ -42,6 +43,77 @@ def test_greedy_equals_generate(kind, penalty):
         want += [out[: out.index(2) + 1] if 2 in out else out] * count
     assert got == want
     assert len({tuple(row) for row in want}) > 1
+
+
+# Of models whose attention is more than softmax over the keys in the cache, every row has a copy of its prompt.
+COPIES = {
+    "gemma2": "caps its scores",
+    "gpt_oss": "has attention sinks",
+    "deepseek_v3": "keeps compressed keys",
+    "gptj": "attends by its own code",
+    "mistral": "sees a window",
+}
+
+
+@pytest.mark.parametrize(
+    "kind", ["llama", "qwen2", "qwen3", "qwen3_moe", "gemma3_text", "phi3", "olmo2", "gpt_neox", "opt", *COPIES]
+)
+def test_one_copy_of_a_prompt_is_as_good_as_many(kind, monkeypatch):
+    from transformers import AutoConfig
+
+    common = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    common |= {"num_key_value_heads": 2 if kind == "deepseek_v3" else 1, "intermediate_size": 24}
+    common |= {"max_position_embeddings": 64, "initializer_range": 0.6, "pad_token_id": 0, "eos_token_id": 2}
+    kinds = {"gptj": {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4}, "mistral": {"sliding_window": 4}}
+    kinds |= {"gemma2": {"layer_types": ["full_attention"] * 2}, "gemma3_text": {"layer_types": ["full_attention"] * 2}}
+    kinds["opt"] = {"ffn_dim": 24, "word_embed_proj_dim": 16}
+    kinds["qwen3_moe"] = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+    kinds["gpt_oss"] = {"layer_types": ["full_attention"] * 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    kinds["deepseek_v3"] = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+    kinds["deepseek_v3"] |= {"head_dim": 4, "v_head_dim": 6, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+    kinds["deepseek_v3"] |= {"num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 1}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common | kinds.get(kind, {}))).eval()
+    before = model.config._attn_implementation
+    config = settings(do_sample=True, top_k=0, eos_token_id=[2, 5, 6, 7, 8], max_new_tokens=12)
+
+    def sample():
+        torch.manual_seed(1)
+        return sample_shared(model, PROMPTS, [5, 1, 9, 30], config, max_rows=45)
+
+    got = sample()
+    assert shared._reads_one_copy[model] == (kind not in COPIES)
+    assert model.config._attn_implementation == before
+    assert min(map(len, got)) < max(map(len, got))  # rows left the batch on the way
+    monkeypatch.setitem(shared._reads_one_copy, model, False)
+    assert got == sample()
+
+
+def test_attention_is_put_back_after_an_error(monkeypatch):
+    model = tiny()
+    sample_shared(model, PROMPTS[:1], [2], settings(), max_rows=2)
+    assert shared._reads_one_copy[model]
+    before = model.config._attn_implementation
+    monkeypatch.setattr(shared._Shared, "forward", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample_shared(model, PROMPTS[:1], [2], settings(), max_rows=2)
+    assert model.config._attn_implementation == before
+
+
+def test_adapters_and_compiled_models(monkeypatch):
+    peft = pytest.importorskip("peft")
+
+    model = tiny()
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    config = settings(max_new_tokens=12)
+    got = sample_shared(model, PROMPTS, [1, 2, 1, 1], config, max_rows=5)
+    assert shared._reads_one_copy[model]
+    monkeypatch.setitem(shared._reads_one_copy, model, False)
+    assert got == sample_shared(model, PROMPTS, [1, 2, 1, 1], config, max_rows=5)
+    compiled = tiny()
+    compiled.compile(backend="eager")
+    sample_shared(compiled, PROMPTS[:1], [2], config, max_rows=5)
+    assert not shared._reads_one_copy[compiled]
 
 
 def exact_distribution(model, prompt, temperature, length, end):

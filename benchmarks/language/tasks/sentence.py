@@ -31,5 +31,6 @@ TASK = Task(
     headroom="some",
     cue="Sentence",
     reward="words_used_fluently",
+    held_out=32,  # scoring a sentence takes a pass of a model, and a grade says more than right or wrong
 )
 LEARNED = replace(TASK, name="sentence_learned", reward="learned", gold="words_used_fluently")

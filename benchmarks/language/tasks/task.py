@@ -24,6 +24,7 @@ class Task:
         cue: What the prompt ends with, before a colon.
         reward: What training and selection see: a function of rewards.py, or "learned".
         gold: What counts, a function of rewards.py, where the reward is only a model of it.
+        held_out: How many of the held-out prompts are sampled.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Task:
     cue: str = "Answer"
     reward: str = "right_answer"
     gold: str | None = None
+    held_out: int = NUM_HELD_OUT
 
     @property
     def graded(self) -> bool:
@@ -45,7 +47,7 @@ class Task:
         (question, answer), *pairs = self.questions(1 + NUM_TRAIN + NUM_HELD_OUT)
         example = f"{question}\n{self.cue}: {answer}\n\n" if self.solved_example else ""
         rows = [{"prompt": f"{example}{q}\n{self.cue}:", "answer": a} for q, a in pairs]
-        return rows[NUM_HELD_OUT:], rows[:NUM_HELD_OUT]
+        return rows[NUM_HELD_OUT:], rows[: min(self.held_out, NUM_HELD_OUT)]
 
 
 def gym_questions(name: str, **options: int) -> Callable[[int], list[tuple[str, str]]]:
