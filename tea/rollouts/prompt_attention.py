@@ -74,7 +74,7 @@ class SharedPrompts:
         per_key = query.shape[2]
         asked = query[self.rows].unflatten(0, (len(keys), -1))  # (P, rows, key heads, queries per key head, dim)
         asked = asked.transpose(1, 2).flatten(2, 3)
-        scores = (asked @ keys.transpose(2, 3)).float() * scaling
+        scores = _wide(asked @ keys.transpose(2, 3)) * scaling
         if self.hidden is not None:
             scores = scores.masked_fill(self.hidden, -torch.inf)
         total = scores.logsumexp(-1)
@@ -84,6 +84,10 @@ class SharedPrompts:
             return of_prompts.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(0, 1)[self.place]
 
         return back(found), back(total)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _tensors(cache: DynamicCache, layer: int) -> tuple[Tensor, Tensor]:
@@ -114,11 +118,11 @@ def _attention(
     scaling = dim**-0.5 if scaling is None else scaling
     asked = query.reshape(rows, key.shape[1], -1, dim)
     from_prompt, prompt_total = shared_prompts.attend(layer, asked, scaling)
-    scores = (asked @ key.transpose(2, 3)).float() * scaling
+    scores = _wide(asked @ key.transpose(2, 3)) * scaling
     own_total = scores.logsumexp(-1)
     from_own = (scores - own_total[..., None]).exp().to(value.dtype) @ value
     share = torch.sigmoid(prompt_total - own_total)[..., None]
-    found = share * from_prompt.float() + (1 - share) * from_own.float()
+    found = share * _wide(from_prompt) + (1 - share) * _wide(from_own)
     return found.to(query.dtype).reshape(rows, 1, heads, -1), None
 
 

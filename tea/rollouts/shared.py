@@ -254,7 +254,8 @@ def _try_one_copy(
 ) -> bool:
     """Run one token of one row, and see that every layer attended as it should."""
     compiled = getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod")
-    if compiled or "kwargs" not in _parameters(model):
+    # The parts of a model of several parts may each attend in their own way, which setting one for all would not leave.
+    if compiled or model.config.sub_configs or "kwargs" not in _parameters(model):
         return False
     trial = _Shared(model, prompts, mask, owner)
     verbosity = logging.get_verbosity()

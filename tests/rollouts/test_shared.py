@@ -89,6 +89,19 @@ def test_one_copy_of_a_prompt_is_as_good_as_many(kind, monkeypatch):
     assert got == sample()
 
 
+def test_double_precision_is_kept():
+    model, prompts = tiny().double(), [PROMPTS[0], PROMPTS[2]]
+    seen = []
+    model.register_forward_hook(lambda module, _, output: seen.append(output.logits[:, -1]))
+    rows = sample_shared(model, prompts, [1, 1], settings(eos_token_id=None), max_rows=2)
+    assert shared._reads_one_copy[model]
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        with torch.no_grad():
+            want = model(torch.tensor([prompt + row[:-1]])).logits[0, -1]
+        last = next(logits for logits in reversed(seen) if len(logits) == 2)
+        torch.testing.assert_close(last[i], want, rtol=1e-12, atol=1e-12)
+
+
 def test_attention_is_put_back_after_an_error(monkeypatch):
     model = tiny()
     sample_shared(model, PROMPTS[:1], [2], settings(), max_rows=2)
