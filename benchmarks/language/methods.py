@@ -55,3 +55,5 @@ METHODS |= {
     for name in ("grpo", "max_at_m", "pass_at_n", "pass_at_n_kl")
 }
 MAIN = ("grpo", "grpo_kl", "pass_at_n", "pass_at_n_kl")
+# What the README shows, of tasks with right and wrong answers and of graded ones.
+SHORT, SHORT_GRADED = ("grpo", "pass_at_n_kl"), ("grpo", "max_at_m", "max_at_m_kl")

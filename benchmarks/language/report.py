@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.language.methods import MAIN
+from benchmarks.language.methods import MAIN, SHORT, SHORT_GRADED
 from benchmarks.language.run import NS, ROWS
 from benchmarks.language.tasks import TASKS
 from benchmarks.record import finished_rows, replace_section, table
@@ -52,6 +53,11 @@ def interval(values: Array) -> tuple[float, float]:
 def base_of(rows: list[dict[str, Any]], value: str = "reward") -> Array:
     """:func:`per_prompt` of the untrained model, of one task's rows."""
     return per_prompt(next(row for row in rows if row["method"] == "base"), value)
+
+
+def decimals_for(base: Array) -> int:
+    """Decimals to show of values as large as the untrained model's."""
+    return 3 if base[:, -1].mean() >= 0.1 else 4
 
 
 def gain_text(curves: dict[int, Array], others: dict[int, Array], decimals: int, range_of_seeds: bool = False) -> str:
@@ -95,6 +101,7 @@ def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
     for row in rows:
         groups[row["method"], row["learning_rate"], row["max_steps"]][row["seed"]] = row
     base = base_of(rows, value)
+    decimals = decimals_for(base)
     lines = []
     for (method, rate, steps), found in sorted(
         groups.items(), key=lambda item: (item[0][2], item[0][1] or 0, item[0][0])
@@ -102,12 +109,12 @@ def task_table(rows: list[dict[str, Any]], value: str = "reward") -> str:
         seeds = sorted(found)
         curves = {seed: per_prompt(found[seed], value) for seed in seeds}
         mean = np.mean(list(curves.values()), axis=0)
-        cells = [f"{best:.3f}" for best in mean.mean(axis=0)]
+        cells = [f"{best:.{decimals}f}" for best in mean.mean(axis=0)]
         untrained = dict.fromkeys(seeds, base) if method != "base" else {}
         peer = "grpo" + next((suffix for suffix in VARIANTS if method.endswith(suffix)), "")
         peers = {seed: per_prompt(row, value) for seed, row in reported(rows, peer, steps).items()}
         gains = [
-            gain_text(curves, others, 3, range_of_seeds=True)
+            gain_text(curves, others, decimals, range_of_seeds=True)
             for others in (untrained, peers if method not in ("base", peer) else {})
         ]
         rate_text = "" if rate is None else f"{rate:g}"
@@ -177,45 +184,65 @@ def render(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def plans(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Task and updates of the main plan's runs, of tasks with right answers whose base model was measured."""
+def plans(rows: list[dict[str, Any]], graded: bool = False) -> list[tuple[str, int]]:
+    """Task and updates of the main plan's runs, of the tasks (graded or not) whose base model was measured."""
     bases = {row["task"] for row in rows if row["method"] == "base"}
+    methods = SHORT_GRADED if graded else MAIN
     return [
         (name, steps)
         for name, task in TASKS.items()
-        if name in bases and not task.graded
-        for steps in sorted({row["max_steps"] for row in rows if row["task"] == name and row["method"] in MAIN})
+        if name in bases and task.graded == graded
+        for steps in sorted({row["max_steps"] for row in rows if row["task"] == name and row["method"] in methods})
     ]
 
 
-def curves_of(rows: list[dict[str, Any]], steps: int) -> dict[str, dict[int, Array]]:
-    """Method of the main plan to seed to :func:`per_prompt` of one task's rows, as :func:`reported`."""
-    found = {method: reported(rows, method, steps) for method in MAIN}
-    return {method: {seed: per_prompt(row) for seed, row in of.items()} for method, of in found.items() if of}
+def curves_of(
+    rows: list[dict[str, Any]], steps: int, methods: Sequence[str] = MAIN, value: str = "reward"
+) -> dict[str, dict[int, Array]]:
+    """Method to seed to :func:`per_prompt` of one task's rows, as :func:`reported`."""
+    found = {method: reported(rows, method, steps) for method in methods}
+    return {method: {seed: per_prompt(row, value) for seed, row in of.items()} for method, of in found.items() if of}
 
 
-def short_table(rows: list[dict[str, Any]]) -> str:
-    """For the README: the methods of the main plan on every task with right answers, as :func:`reported`."""
+def short_lines(
+    rows: list[dict[str, Any]], plan: list[tuple[str, int]], methods: Sequence[str], value: str = "reward"
+) -> list[list[str]]:
+    """Lines of :func:`short_table`: the untrained model and the methods, by one reward."""
     lines = []
     shown = [0, 2, 4]  # N = 1, 16, 128
     bases: dict[str, Array] = {}
-    for task, steps in plans(rows):
+    for task, steps in plan:
         of_task = [row for row in rows if row["task"] == task]
-        if task not in bases:
-            bases[task] = base_of(of_task)
-            lines.append([task, "untrained", "", "", *(f"{v:.2f}" for v in bases[task].mean(axis=0)[shown]), "", ""])
-        curves = curves_of(of_task, steps)
+        name = f"{task}, {value}" if TASKS[task].gold else task
+        first = task not in bases
+        base = bases.setdefault(task, base_of(of_task, value))
+        decimals = decimals_for(base)
+        if first:
+            curve = (f"{v:.{decimals - 1}f}" for v in base.mean(axis=0)[shown])
+            lines.append([name, "untrained", "", "", *curve, "", ""])
+        curves = curves_of(of_task, steps, methods, value)
         for method, of in curves.items():
             mean = np.mean(list(of.values()), axis=(0, 1))[shown]
             peers = curves.get("grpo", {}) if method != "grpo" else {}
-            gains = [gain_text(of, others, 2) for others in (dict.fromkeys(of, bases[task]), peers)]
-            lines.append([task, f"`{method}`", str(steps), str(len(of)), *(f"{v:.2f}" for v in mean), *gains])
+            gains = [gain_text(of, others, decimals - 1) for others in (dict.fromkeys(of, base), peers)]
+            curve = (f"{v:.{decimals - 1}f}" for v in mean)
+            lines.append([name, f"`{method}`", str(steps), str(len(of)), *curve, *gains])
+    return lines
+
+
+def short_table(rows: list[dict[str, Any]]) -> str:
+    """For the README: its methods on every task, as :func:`reported`."""
+    lines = short_lines(rows, plans(rows), SHORT)
+    for task, steps in plans(rows, graded=True):
+        values = ("reward", "gold") if TASKS[task].gold else ("reward",)
+        lines += [line for value in values for line in short_lines(rows, [(task, steps)], SHORT_GRADED, value)]
     head = ["task", "model", "updates", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
     machine = rows[0]["environment"]
     command = "`python -m benchmarks.language.run && python -m benchmarks.language.report`"
     where = f"{rows[0]['model']}; commit {commits}; torch {machine['versions']['torch']}, {machine['processor']}"
-    what = f"Share of 64 held-out prompts solved in N samples, n = {rows[0]['num_samples']}"
+    graded = "; of sentences, the best of N on 32 prompts" if plans(rows, graded=True) else ""
+    what = f"Share of 64 held-out prompts solved in N samples{graded}; n = {rows[0]['num_samples']}"
     spread = "± is half of the paired 95 % interval over prompts, of the mean over seeds"
     return f"{table(head, lines)}\n\n{command}; {where}. {what}; {spread}."
 

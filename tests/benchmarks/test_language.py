@@ -168,6 +168,22 @@ def test_neither_hub_nor_package(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_graded_tasks_have_their_reward_and_gold_in_the_short_table():
+    def graded(method, rewards, golds):
+        curve = [[value + n for n in range(5)] for value in rewards]
+        found = row(method, int(method != "base"), [0], None if method == "base" else 1e-5) | {
+            "task": "sentence_learned"
+        }
+        return {**found, "reward": curve, "gold": [[value] * 5 for value in golds]}
+
+    text = report.short_table([graded("base", [0, 1], [0.01, 0.02]), graded("max_at_m", [1, 2], [0.01, 0.01])])
+    assert "| sentence_learned, reward | untrained |  |  | 0.50 | 2.50 | 4.50 |" in text
+    assert "| sentence_learned, reward | `max_at_m` | 24 | 1 | 1.50 | 3.50 | 5.50 | +1.00 ± 0.00 |" in text
+    half = 12.706 * 0.005  # Student's t with one degree of freedom, times the standard error of 0 and -0.01
+    assert f"| sentence_learned, gold | `max_at_m` | 24 | 1 | 0.010 | 0.010 | 0.010 | -0.005 ± {half:.3f} |" in text
+    assert "32 prompts" in text
+
+
 def test_short_table_and_figure(tmp_path):
     rows = [row("base", 0, [0, 0, 1, 128], None), row("grpo", 1, [0, 0, 0, 128]), row("grpo", 2, [0, 128, 0, 128])]
     rows.append(row("grpo", 1, [1, 1, 1, 1], rate=1e-4))
