@@ -15,7 +15,7 @@ TESTS ?= tests
 
 help:
 	@echo "make demo [SEED=1]  train a tiny language model with GRPO and with TEA, compare them under best-of-N"
-	@echo "make demo-smollm2   the same question on a real language model, half an hour"
+	@echo "make demo-smollm2   the same question on a real language model, a quarter of an hour"
 	@echo "make test           run all tests"
 	@echo "make test-lowest    the same on the lowest versions that are allowed; TESTS='tests/...' runs only those"
 	@echo "make test-base      try an install without extras"
@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo-smollm2: $(READY)
-	@echo "GRPO and training for best-of-128 on SmolLM2-135M: about half an hour on two cores; interrupted, it goes on."
+	@echo "GRPO and training for best-of-128 on SmolLM2-135M: about a quarter of an hour on two cores; interrupted, it goes on."
 	$(BIN)/python -m pip install --quiet -c constraints.txt gguf
 	$(BIN)/python -m benchmarks.language.demo --seed $(SEED)
 

@@ -56,4 +56,4 @@ METHODS |= {
 }
 MAIN = ("grpo", "grpo_kl", "pass_at_n", "pass_at_n_kl")
 # What the README shows, of tasks with right and wrong answers and of graded ones.
-SHORT, SHORT_GRADED = ("grpo", "pass_at_n_kl"), ("grpo", "max_at_m", "max_at_m_kl")
+SHORT, SHORT_GRADED = ("grpo", "pass_at_n_kl"), ("grpo", "max_at_m")
