@@ -161,18 +161,22 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
     return table(["method", "runs", "seconds per step, median", "tokens, prompt and completion"], lines)
 
 
+def measured(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of every task whose base model was measured, in the tasks' order."""
+    by_task = {name: [row for row in rows if row["task"] == name] for name in TASKS}
+    return {name: of for name, of in by_task.items() if any(row["method"] == "base" for row in of)}
+
+
 def render(rows: list[dict[str, Any]]) -> str:
     """All tables."""
     parts = []
-    for task in (name for name in TASKS if any(row["task"] == name for row in rows)):
-        of_task = [row for row in rows if row["task"] == task]
-        if any(row["method"] == "base" for row in of_task):
-            parts += [f"### {task}", task_table(of_task)]
-            if TASKS[task].gold:
-                parts += [f"### {task}, gold reward of what the learned one selects", task_table(of_task, "gold")]
-            row = next(row for row in of_task if row["method"] == "base")
-            samples = "; ".join(" / ".join(repr(text.strip()) for text in line) for line in row["examples"])
-            parts.append(f"The base model's first four samples for three held-out prompts: {samples}")
+    for task, of_task in measured(rows).items():
+        parts += [f"### {task}", task_table(of_task)]
+        if TASKS[task].gold:
+            parts += [f"### {task}, gold reward of what the learned one selects", task_table(of_task, "gold")]
+        base = next(row for row in of_task if row["method"] == "base")
+        samples = "; ".join(" / ".join(repr(text.strip()) for text in line) for line in base["examples"])
+        parts.append(f"The base model's first four samples for three held-out prompts: {samples}")
     parts += ["### Forecast and measurement", forecast_table(rows), "### Cost", cost_table(rows)]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
     machine = rows[0]["environment"]
@@ -184,16 +188,9 @@ def render(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def plans(rows: list[dict[str, Any]], graded: bool = False) -> list[tuple[str, int]]:
-    """Task and updates of the main plan's runs, of the tasks (graded or not) whose base model was measured."""
-    bases = {row["task"] for row in rows if row["method"] == "base"}
-    methods = SHORT_GRADED if graded else MAIN
-    return [
-        (name, steps)
-        for name, task in TASKS.items()
-        if name in bases and task.graded == graded
-        for steps in sorted({row["max_steps"] for row in rows if row["task"] == name and row["method"] in methods})
-    ]
+def updates(rows: list[dict[str, Any]], methods: Sequence[str]) -> list[int]:
+    """Numbers of updates that one of the methods was run with, of one task's rows."""
+    return sorted({row["max_steps"] for row in rows if row["method"] in methods})
 
 
 def curves_of(
@@ -204,44 +201,43 @@ def curves_of(
     return {method: {seed: per_prompt(row, value) for seed, row in of.items()} for method, of in found.items() if of}
 
 
-def short_lines(
-    rows: list[dict[str, Any]], plan: list[tuple[str, int]], methods: Sequence[str], value: str = "reward"
-) -> list[list[str]]:
-    """Lines of :func:`short_table`: the untrained model and the methods, by one reward."""
-    lines = []
+def short_lines(rows: list[dict[str, Any]], name: str, methods: Sequence[str], value: str) -> list[list[str]]:
+    """Lines of :func:`short_table`, of one task's rows: the untrained model and the methods, by one reward."""
     shown = [0, 2, 4]  # N = 1, 16, 128
-    bases: dict[str, Array] = {}
-    for task, steps in plan:
-        of_task = [row for row in rows if row["task"] == task]
-        name = f"{task}, {value}" if TASKS[task].gold else task
-        first = task not in bases
-        base = bases.setdefault(task, base_of(of_task, value))
-        decimals = decimals_for(base)
-        if first:
-            curve = (f"{v:.{decimals - 1}f}" for v in base.mean(axis=0)[shown])
-            lines.append([name, "untrained", "", "", *curve, "", ""])
-        curves = curves_of(of_task, steps, methods, value)
+    base = base_of(rows, value)
+    decimals = decimals_for(base) - 1
+
+    def cells(curve: Array) -> list[str]:
+        return [f"{best:.{decimals}f}" for best in curve[shown]]
+
+    lines = [[name, "untrained", "", "", *cells(base.mean(axis=0)), "", ""]]
+    for steps in updates(rows, methods):
+        curves = curves_of(rows, steps, methods, value)
         for method, of in curves.items():
-            mean = np.mean(list(of.values()), axis=(0, 1))[shown]
             peers = curves.get("grpo", {}) if method != "grpo" else {}
-            gains = [gain_text(of, others, decimals - 1) for others in (dict.fromkeys(of, base), peers)]
-            curve = (f"{v:.{decimals - 1}f}" for v in mean)
-            lines.append([name, f"`{method}`", str(steps), str(len(of)), *curve, *gains])
+            gains = [gain_text(of, others, decimals) for others in (dict.fromkeys(of, base), peers)]
+            mean = np.mean(list(of.values()), axis=(0, 1))
+            lines.append([name, f"`{method}`", str(steps), str(len(of)), *cells(mean), *gains])
     return lines
 
 
 def short_table(rows: list[dict[str, Any]]) -> str:
     """For the README: its methods on every task, as :func:`reported`."""
-    lines = short_lines(rows, plans(rows), SHORT)
-    for task, steps in plans(rows, graded=True):
-        values = ("reward", "gold") if TASKS[task].gold else ("reward",)
-        lines += [line for value in values for line in short_lines(rows, [(task, steps)], SHORT_GRADED, value)]
+    lines = []
+    for name, of_task in measured(rows).items():
+        task = TASKS[name]
+        methods = SHORT_GRADED if task.graded else SHORT
+        if not task.gold:
+            lines += short_lines(of_task, name, methods, "reward")
+            continue
+        for value in ("reward", "gold"):
+            lines += short_lines(of_task, f"{name}, {value}", methods, value)
     head = ["task", "model", "updates", "seeds", "N = 1", "N = 16", "N = 128", "N = 128 − untrained", "N = 128 − GRPO"]
     commits = ", ".join(sorted({row["environment"]["commit"] for row in rows}))
     machine = rows[0]["environment"]
     command = "`python -m benchmarks.language.run && python -m benchmarks.language.report`"
     where = f"{rows[0]['model']}; commit {commits}; torch {machine['versions']['torch']}, {machine['processor']}"
-    graded = "; of sentences, the best of N on 32 prompts" if plans(rows, graded=True) else ""
+    graded = "; of sentences, the best of N on 32 prompts" if any(TASKS[name].graded for name in measured(rows)) else ""
     what = f"Share of 64 held-out prompts solved in N samples{graded}; n = {rows[0]['num_samples']}"
     spread = "± is half of the paired 95 % interval over prompts, of the mean over seeds"
     return f"{table(head, lines)}\n\n{command}; {where}. {what}; {spread}."
@@ -254,13 +250,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = plans(rows)
+    tasks = {name: of for name, of in measured(rows).items() if not TASKS[name].graded}
+    panels = [(name, steps) for name, of in tasks.items() for steps in updates(of, MAIN)]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.8 * len(panels), 3.4), squeeze=False, layout="constrained")
     for axis, (task, steps) in zip(axes[0], panels, strict=True):
-        of_task = [row for row in rows if row["task"] == task]
-        base = base_of(of_task)
-        axis.plot(NS, base.mean(axis=0), label="untrained", color="black", linestyle="--")
-        for method, of in curves_of(of_task, steps).items():
+        axis.plot(NS, base_of(tasks[task]).mean(axis=0), label="untrained", color="black", linestyle="--")
+        for method, of in curves_of(tasks[task], steps).items():
             axis.plot(NS, np.mean(list(of.values()), axis=(0, 1)), label=method, marker="o", markersize=3)
         axis.set(xscale="log", xlabel="N", ylabel="solved in N samples", title=f"{task}, {steps} updates")
         axis.set_xticks(NS, [str(n) for n in NS])

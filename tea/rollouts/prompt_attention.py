@@ -73,17 +73,23 @@ class SharedPrompts:
         keys, values = self.layers[layer]
         per_key = query.shape[2]
         asked = query[self.rows].unflatten(0, (len(keys), -1))  # (P, rows, key heads, queries per key head, dim)
-        asked = asked.transpose(1, 2).flatten(2, 3)
-        scores = _wide(asked @ keys.transpose(2, 3)) * scaling
-        if self.hidden is not None:
-            scores = scores.masked_fill(self.hidden, -torch.inf)
-        total = scores.logsumexp(-1)
-        found = (scores - total[..., None]).exp().to(values.dtype) @ values
+        found, total = _softmax_mean(asked.transpose(1, 2).flatten(2, 3), keys, values, scaling, self.hidden)
 
         def back(of_prompts: Tensor) -> Tensor:
             return of_prompts.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(0, 1)[self.place]
 
         return back(found), back(total)
+
+
+def _softmax_mean(
+    query: Tensor, keys: Tensor, values: Tensor, scaling: float, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Of (batch, heads, queries or keys, dim): the values' mean by softmax of the scores, and their log-sum-exp."""
+    scores = _wide(query @ keys.transpose(2, 3)) * scaling
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -torch.inf)
+    total = scores.logsumexp(-1)
+    return (scores - total[..., None]).exp().to(values.dtype) @ values, total
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -118,9 +124,7 @@ def _attention(
     scaling = dim**-0.5 if scaling is None else scaling
     asked = query.reshape(rows, key.shape[1], -1, dim)
     from_prompt, prompt_total = shared_prompts.attend(layer, asked, scaling)
-    scores = _wide(asked @ key.transpose(2, 3)) * scaling
-    own_total = scores.logsumexp(-1)
-    from_own = (scores - own_total[..., None]).exp().to(value.dtype) @ value
+    from_own, own_total = _softmax_mean(asked, key, value, scaling)
     share = torch.sigmoid(prompt_total - own_total)[..., None]
     found = share * _wide(from_prompt) + (1 - share) * _wide(from_own)
     return found.to(query.dtype).reshape(rows, 1, heads, -1), None
